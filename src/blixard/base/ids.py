@@ -1,0 +1,29 @@
+"""ULIDs: 48 bits of milliseconds, 80 random bits, 26 characters, sortable (github.com/ulid/spec)."""
+
+from __future__ import annotations
+
+import re
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_VALUES = {c: i for i, c in enumerate(_ALPHABET)}
+_ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+
+
+def ulid(time_ms: int, random_bits: int) -> str:
+    """Return the ULID of *time_ms* (Unix milliseconds) and 80 *random_bits*."""
+    assert 0 <= time_ms < 1 << 48
+    value = (time_ms << 80) | (random_bits & ((1 << 80) - 1))
+    return "".join(_ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def is_ulid(text: str) -> bool:
+    """Tell whether *text* is a canonical ULID."""
+    return _ULID.fullmatch(text) is not None
+
+
+def ulid_time_ms(text: str) -> int:
+    """Return the Unix milliseconds inside a ULID."""
+    value = 0
+    for char in text[:10]:
+        value = value * 32 + _VALUES[char]
+    return value

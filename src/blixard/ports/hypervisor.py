@@ -1,0 +1,105 @@
+"""The node's hypervisor with its guard: start stopped, arm, continue; find again after a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import msgspec
+
+from blixard.ports.transport import Stream
+
+
+class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """All that starting one instance needs; sizes in MiB.
+
+    ``runner`` is a runner directory (microvm.nix layout), ``tap`` the host interface made by the
+    network backend (empty: no network), ``address`` the guest's ``IP/prefix``.
+    """
+
+    instance_uid: str
+    name: str
+    namespace: str
+    node_epoch: int
+    run: int
+    runner: str
+    memory_mib: int
+    vcpus: int
+    tap: str = ""
+    mac: str = ""
+    address: str = ""
+    gateway: str = ""
+    mtu: int = 1450
+    fenced: bool = False
+
+
+ProcessState = Literal["paused", "running", "exited"]
+
+
+class HypervisorInstance(msgspec.Struct, frozen=True, kw_only=True):
+    """One hypervisor process as the guard knows it; survives restarts of the daemon."""
+
+    instance_uid: str
+    plan: LaunchPlan
+    state: ProcessState
+    pid: int
+    exit_code: int | None = None
+    killed_by_guard: bool = False
+
+
+class GuestStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What the agent in the guest says: ready, since when, services, figures."""
+
+    ready: bool
+    uptime_s: float = 0.0
+    services: dict[str, str] = {}
+    metrics: dict[str, float] = {}
+
+
+class Hypervisor(Protocol):
+    """Start, watch and stop instances on this node. Every call has its own deadline inside."""
+
+    async def instances(self) -> list[HypervisorInstance]:
+        """Return all processes that the guard holds, exited ones until ``forget``."""
+
+    async def start_paused(self, plan: LaunchPlan) -> HypervisorInstance:
+        """Spawn the hypervisor with the CPUs stopped. Raises BlixardError GUEST_START_FAILED."""
+
+    async def arm(self, instance_uid: str, deadline_boottime_ns: int) -> None:
+        """Let the guard kill the instance at the deadline, whatever the daemon does."""
+
+    async def extend(self, deadline_boottime_ns: int) -> None:
+        """Move the deadline of all armed instances later; never earlier."""
+
+    async def resume(self, instance_uid: str) -> None:
+        """Let the CPUs run. Raises BlixardError if the process is gone or its deadline passed."""
+
+    async def pause(self, instance_uid: str) -> None:
+        """Stop the CPUs."""
+
+    async def shutdown(self, instance_uid: str, *, grace_s: float) -> None:
+        """Ask the guest to stop, kill after *grace_s*; returns once the process is gone."""
+
+    async def kill(self, instance_uid: str) -> None:
+        """Kill now; returns once the process is gone."""
+
+    async def forget(self, instance_uid: str) -> None:
+        """Remove what is left of an exited instance (state directory, cgroup)."""
+
+    async def guest_status(self, instance_uid: str) -> GuestStatus:
+        """Ask the agent. Raises BlixardError GUEST_UNREACHABLE."""
+
+    async def exec(self, instance_uid: str, command: list[str], *, tty: bool, stream: Stream) -> None:
+        """Run a command in the guest and join it to *stream* (frames: see hypervisors/channel.py)."""
+
+    async def logs(self, instance_uid: str, *, tail: int, follow: bool, stream: Stream) -> None:
+        """Send the instance's log lines (UTF-8, sanitised) as frames."""
+
+    async def console(self, instance_uid: str, stream: Stream) -> None:
+        """Join the serial console to *stream*, raw bytes both ways."""
+
+    def console_tail(self, instance_uid: str, lines: int) -> list[str]:
+        """Return the last console lines, sanitised; also of an exited instance."""
+
+    def on_change(self, callback: Callable[[str], None]) -> None:
+        """Call *callback* with an instance uid when its process or guest changed."""
