@@ -1,0 +1,161 @@
+"""Specs and states of VMs and their instances; what users write and what controllers decide."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from blixard.base.machine import Machine
+from blixard.ports.guests import GuestRecipe
+
+Phase = Literal[
+    "Pending", "Building", "Starting", "Running", "Paused", "Migrating", "Stopping", "Stopped",
+    "Failed", "Unknown",
+]
+Event = Literal[
+    "place", "build", "launch", "ready", "pause", "resume", "stop", "exited", "fail", "retry",
+    "lose", "found", "migrate", "arrive", "unplace",
+]
+
+# Every transition an instance's reported phase may make (decisions.md, "VM states").
+LIFECYCLE: Machine[Phase, Event] = Machine(
+    "instance",
+    "Pending",
+    {
+        "Pending": {"build": "Building", "launch": "Starting", "stop": "Stopped", "fail": "Failed"},
+        "Building": {"launch": "Starting", "fail": "Failed", "stop": "Stopped", "lose": "Unknown"},
+        "Starting": {
+            "ready": "Running", "fail": "Failed", "exited": "Failed", "stop": "Stopping",
+            "lose": "Unknown", "build": "Building",
+        },
+        "Running": {
+            "pause": "Paused", "stop": "Stopping", "exited": "Failed", "fail": "Failed",
+            "lose": "Unknown", "migrate": "Migrating", "launch": "Starting",
+        },
+        "Paused": {"resume": "Running", "stop": "Stopping", "exited": "Failed", "lose": "Unknown"},
+        "Migrating": {"arrive": "Running", "fail": "Failed", "lose": "Unknown"},
+        "Stopping": {"exited": "Stopped", "lose": "Unknown"},
+        "Stopped": {"build": "Building", "launch": "Starting", "unplace": "Pending"},
+        "Failed": {
+            "build": "Building", "launch": "Starting", "stop": "Stopped", "lose": "Unknown",
+            "unplace": "Pending",
+        },
+        "Unknown": {
+            "found": "Running", "launch": "Starting", "build": "Building", "exited": "Failed",
+            "stop": "Stopped", "unplace": "Pending",
+        },
+    },
+)
+
+_Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+_Port = Annotated[int, Meta(ge=1, le=65535)]
+
+
+class TcpCheck(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """A port that accepts connections."""
+
+    port: _Port
+
+
+class HttpCheck(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """A path that answers below 400."""
+
+    port: _Port = 80
+    path: Annotated[str, Meta(pattern="^/")] = "/"
+
+
+class Readiness(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """When an instance counts as ready: the agent says so, and the checks given answer."""
+
+    agent: bool = True
+    tcp: TcpCheck | None = None
+    http: HttpCheck | None = None
+    interval_s: Annotated[float, Meta(ge=0.2, le=300)] = 1.0
+    timeout_s: Annotated[float, Meta(ge=0.1, le=60)] = 2.0
+    failure_threshold: Annotated[int, Meta(ge=1, le=100)] = 3
+    start_timeout_s: Annotated[float, Meta(ge=5, le=3600)] = 120.0
+
+
+class PlacementSpec(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """Where instances may go: labels that a node must have, a group whose members never meet."""
+
+    node_selector: dict[str, str] = {}
+    anti_affinity_group: str = ""
+
+
+class VMSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """A set of like instances. ``memory`` is a size (bare number: MB); see ux for each field."""
+
+    type: Literal["long-lived"] = "long-lived"
+    replicas: Annotated[int, Meta(ge=0, le=1000)] = 1
+    image: _Name | None = None
+    recipe: GuestRecipe | None = None
+    memory: str | Annotated[int, Meta(ge=32)] = "256MiB"
+    vcpus: Annotated[int, Meta(ge=1, le=64)] = 1
+    network: _Name = "default"
+    running: bool = True
+    restart_policy: Literal["Always", "OnFailure", "Never"] = "Always"
+    on_partition: Literal["keep", "fence", ""] = ""
+    persistent: bool = False
+    readiness: Readiness = Readiness()
+    placement: PlacementSpec = PlacementSpec()
+    restart_generation: Annotated[int, Meta(ge=0)] = 0
+
+
+class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One instance, written by the leader's controller only.
+
+    ``node`` is a node uid (empty: not placed); ``run`` grows with every new placement;
+    ``fenced``: the guard kills it when the node's lease ends. Memory in MiB.
+    """
+
+    vm: str
+    ordinal: int
+    desired: Literal["Running", "Stopped"] = "Running"
+    node: str = ""
+    node_name: str = ""
+    node_epoch: int = 0
+    run: int = 0
+    fenced: bool = False
+    network: str = ""
+    ip: str = ""
+    mac: str = ""
+    vcpus: int = 1
+    memory_mib: int = 256
+    recipe: GuestRecipe = GuestRecipe()
+    restart_policy: Literal["Always", "OnFailure", "Never"] = "Always"
+    readiness: Readiness = Readiness()
+    persistent: bool = False
+    placement: str = ""
+    vm_generation: int = 0
+    restart_generation: int = 0
+
+
+class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What the owning node last said; ``console`` holds the last lines after a failure."""
+
+    phase: Phase = "Pending"
+    ready: bool = False
+    reason: str = ""
+    restarts: int = 0
+    started_at_ms: int = 0
+    ready_at_ms: int = 0
+    pid: int = 0
+    run: int = 0
+    console: list[str] = []
+    phases_ms: dict[str, int] = {}
+
+
+def is_fenced(spec: VMSpec) -> bool:
+    """Tell whether instances of the VM are killed when their node's lease ends.
+
+    Default (decisions.md, minority partition): fence for one replica without local data, keep
+    otherwise. Local data is never fenced by itself.
+    """
+    if spec.persistent:
+        return False
+    if spec.on_partition:
+        return spec.on_partition == "fence"
+    return spec.replicas == 1
