@@ -53,6 +53,7 @@ CODES: dict[str, CodeInfo] = {
     "DISK_FAILED": CodeInfo(500, 1, "the disk refused a write or a sync", "replace the disk, rejoin the node"),
     "LOG_CORRUPT": CodeInfo(500, 1, "the log is damaged before its end", "remove the node from the cluster and join again with an empty data directory"),
     "WRONG_CLUSTER": CodeInfo(409, 5, "the data belongs to another cluster or node", "check the data directory"),
+    "DATA_DIR_IN_USE": CodeInfo(409, 5, "another daemon uses the data directory", "stop it, or choose another data directory"),
     # joining
     "JOIN_TOKEN_DAMAGED": CodeInfo(400, 2, "the token has a wrong character", "copy the token again"),
     "JOIN_TOKEN_UNKNOWN": CodeInfo(403, 4, "the cluster knows no such token", "make one with blixard cluster add-node"),
