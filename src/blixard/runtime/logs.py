@@ -15,7 +15,6 @@ REDACTED = "[redacted]"
 _SECRET_NAME = re.compile(
     r"(^|_)(secret|seed|password|passphrase|private_?key|key_?pem|authorization|cookie)($|_)",
     re.IGNORECASE,
-    re.IGNORECASE,
 )
 _SECRET_TEXT = re.compile(
     r"blxjoin1\.[\w.=-]+|blx_k1_\w+|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END[^-]*-----|$)",
