@@ -1,0 +1,286 @@
+//! The Python face: one unsendable object per node; a panic poisons it for good.
+
+use std::panic::{catch_unwind, AssertUnwindSafe};
+
+use bytes::Bytes;
+use pyo3::create_exception;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyBytes, PyList, PyTuple};
+use raft::eraftpb::ConfState;
+
+use crate::cache::SnapshotMark;
+use crate::core::{recover, Core, Output, Refusal, Settings};
+
+create_exception!(_raft, RaftPanicError, PyRuntimeError, "The engine broke an invariant; the process must stop.");
+create_exception!(_raft, RecoveryError, PyValueError, "The log cannot be rebuilt: (record number, message).");
+
+type Conf = (Vec<u64>, Vec<u64>, Vec<u64>, Vec<u64>, bool);
+
+fn to_conf_state(conf: Conf) -> ConfState {
+    let mut state = ConfState::default();
+    state.set_voters(conf.0);
+    state.set_learners(conf.1);
+    state.set_voters_outgoing(conf.2);
+    state.set_learners_next(conf.3);
+    state.set_auto_leave(conf.4);
+    state
+}
+
+fn from_conf_state(state: &ConfState) -> Conf {
+    let sorted = |list: &[u64]| {
+        let mut list = list.to_vec();
+        list.sort_unstable();
+        list
+    };
+    (
+        sorted(&state.voters),
+        sorted(&state.learners),
+        sorted(&state.voters_outgoing),
+        sorted(&state.learners_next),
+        state.auto_leave,
+    )
+}
+
+#[pyclass(unsendable, module = "blixard._raft")]
+struct RawRaft {
+    core: Option<Core>,
+    poison: String,
+}
+
+impl RawRaft {
+    /// Runs `act` on the core; a panic in it, now or earlier, is the error.
+    fn guard<T>(&mut self, act: impl FnOnce(&mut Core) -> T) -> PyResult<T> {
+        let Some(core) = self.core.as_mut() else {
+            return Err(RaftPanicError::new_err(self.poison.clone()));
+        };
+        match catch_unwind(AssertUnwindSafe(|| act(core))) {
+            Ok(value) => Ok(value),
+            Err(panic) => {
+                let text = panic
+                    .downcast_ref::<String>()
+                    .cloned()
+                    .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_string()))
+                    .unwrap_or_else(|| "panic".to_string());
+                // A poisoned core may hold broken invariants even in its destructor.
+                std::mem::forget(self.core.take());
+                self.poison = text.clone();
+                Err(RaftPanicError::new_err(text))
+            }
+        }
+    }
+}
+
+fn refusal_name(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::NotLeader => "not-leader",
+        Refusal::NoEntryOfTerm => "no-entry-of-term",
+        Refusal::Pending => "pending",
+        Refusal::Dropped => "dropped",
+        Refusal::Swallowed => "swallowed",
+    }
+}
+
+fn frames<'py>(py: Python<'py>, list: &[(u64, Vec<u8>)]) -> PyResult<Bound<'py, PyList>> {
+    let out = PyList::empty(py);
+    for (to, frame) in list {
+        out.append((*to, PyBytes::new(py, frame)))?;
+    }
+    Ok(out)
+}
+
+fn to_tuple<'py>(py: Python<'py>, out: &Output) -> PyResult<Bound<'py, PyTuple>> {
+    let committed = PyList::empty(py);
+    for entry in &out.committed {
+        committed.append((entry.index, entry.term, entry.conf_change, entry.token, PyBytes::new(py, &entry.data)))?;
+    }
+    let offers = PyList::empty(py);
+    for offer in &out.offers {
+        offers.append((offer.to, offer.index, offer.term, PyBytes::new(py, &offer.message)))?;
+    }
+    (
+        out.number,
+        PyBytes::new(py, &out.group),
+        out.last_index,
+        out.snapshot,
+        frames(py, &out.send_now)?,
+        frames(py, &out.send_after)?,
+        offers,
+        committed,
+        out.reads.clone(),
+    )
+        .into_pyobject(py)
+}
+
+#[pymethods]
+impl RawRaft {
+    #[new]
+    #[pyo3(signature = (*, id, seed, incarnation, election_tick, heartbeat_tick, max_size_per_msg, max_inflight,
+                        max_uncommitted, max_committed, snapshot_index, snapshot_term, conf, records))]
+    #[allow(clippy::too_many_arguments)]
+    fn new(
+        id: u64,
+        seed: u64,
+        incarnation: u64,
+        election_tick: usize,
+        heartbeat_tick: usize,
+        max_size_per_msg: u64,
+        max_inflight: usize,
+        max_uncommitted: u64,
+        max_committed: u64,
+        snapshot_index: u64,
+        snapshot_term: u64,
+        conf: Conf,
+        records: Vec<PyBackedBytes>,
+    ) -> PyResult<Self> {
+        let settings = Settings {
+            id,
+            seed,
+            incarnation,
+            election_tick,
+            heartbeat_tick,
+            max_size_per_msg,
+            max_inflight,
+            max_uncommitted,
+            max_committed,
+        };
+        let mark = SnapshotMark { index: snapshot_index, term: snapshot_term, conf: to_conf_state(conf) };
+        let slices: Vec<&[u8]> = records.iter().map(|r| r.as_ref()).collect();
+        let cache = recover(mark, &slices).map_err(|(place, text)| RecoveryError::new_err((place, text)))?;
+        let started = catch_unwind(AssertUnwindSafe(|| Core::new(settings, cache)));
+        match started {
+            Ok(Ok(core)) => Ok(RawRaft { core: Some(core), poison: String::new() }),
+            Ok(Err(text)) => Err(PyValueError::new_err(text)),
+            Err(_) => Err(RaftPanicError::new_err("the engine refused the recovered state")),
+        }
+    }
+
+    fn tick(&mut self) -> PyResult<()> {
+        self.guard(Core::tick)
+    }
+
+    fn campaign(&mut self) -> PyResult<()> {
+        self.guard(Core::campaign)
+    }
+
+    /// Takes frames; returns how many messages were refused.
+    fn step_many(&mut self, frames: Vec<PyBackedBytes>) -> PyResult<u64> {
+        self.guard(|core| frames.iter().map(|frame| core.step_frame(frame)).sum())
+    }
+
+    fn step_snapshot(&mut self, message: &[u8]) -> PyResult<()> {
+        self.guard(|core| core.step_snapshot(message))?.map_err(PyValueError::new_err)
+    }
+
+    /// Takes (token, data) pairs as one batch; False: none was taken.
+    fn propose_many(&mut self, proposals: Vec<(u64, PyBackedBytes)>) -> PyResult<bool> {
+        let batch = proposals.iter().map(|(token, data)| (*token, Bytes::copy_from_slice(data))).collect();
+        self.guard(|core| core.propose(batch))
+    }
+
+    /// Takes (kind, id) pairs (0 voter, 1 remove, 2 learner); returns "" or why not.
+    fn propose_change(&mut self, token: u64, changes: Vec<(u8, u64)>, about: &[u8]) -> PyResult<&'static str> {
+        let about = Bytes::copy_from_slice(about);
+        let outcome = self.guard(|core| core.propose_change(token, &changes, about))?;
+        Ok(outcome.err().map_or("", refusal_name))
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn apply_change<'py>(
+        &mut self,
+        py: Python<'py>,
+        data: &[u8],
+    ) -> PyResult<(Conf, Bound<'py, PyBytes>, Vec<(u8, u64)>)> {
+        let (state, about, asked) = self.guard(|core| core.apply_change(data))?.map_err(PyValueError::new_err)?;
+        let asked = asked.into_iter().collect();
+        Ok((from_conf_state(&state), PyBytes::new(py, &about), asked))
+    }
+
+    fn applied(&mut self, index: u64) -> PyResult<()> {
+        self.guard(|core| core.applied(index))
+    }
+
+    fn read_index(&mut self, token: u64) -> PyResult<bool> {
+        self.guard(|core| core.read_index(token))
+    }
+
+    fn transfer(&mut self, to: u64) -> PyResult<bool> {
+        self.guard(|core| core.transfer(to))
+    }
+
+    fn step_down(&mut self) -> PyResult<()> {
+        self.guard(Core::step_down)
+    }
+
+    fn report_unreachable(&mut self, id: u64) -> PyResult<()> {
+        self.guard(|core| core.report_unreachable(id))
+    }
+
+    fn report_snapshot(&mut self, id: u64, finished: bool) -> PyResult<()> {
+        self.guard(|core| core.report_snapshot(id, finished))
+    }
+
+    /// Returns what is to be done, or None:
+    /// (number, group, last index, snapshot, send now, send after, offers, committed, reads).
+    fn ready<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        match self.guard(Core::ready)? {
+            Some(out) => Ok(Some(to_tuple(py, &out)?)),
+            None => Ok(None),
+        }
+    }
+
+    fn persisted(&mut self, number: u64) -> PyResult<()> {
+        self.guard(|core| core.persisted(number))
+    }
+
+    fn state_group<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let group = self.guard(|core| core.state_group())?;
+        Ok(PyBytes::new(py, &group))
+    }
+
+    fn compact(&mut self, index: u64, term: u64, conf: Conf, compact_to: u64) -> PyResult<()> {
+        let mark = SnapshotMark { index, term, conf: to_conf_state(conf) };
+        self.guard(|core| core.compact(mark, compact_to))
+    }
+
+    fn conf(&mut self) -> PyResult<Conf> {
+        self.guard(|core| from_conf_state(&core.conf_state()))
+    }
+
+    /// (role, term, leader id, commit, last index, base index, transferring to, refused messages)
+    fn state(&mut self) -> PyResult<(&'static str, u64, u64, u64, u64, u64, u64, u64)> {
+        self.guard(|core| {
+            let raft = &core.raw.raft;
+            (
+                core.role(),
+                raft.term,
+                raft.leader_id,
+                raft.raft_log.committed,
+                raft.raft_log.last_index(),
+                core.raw.store().base_index(),
+                raft.lead_transferee.unwrap_or(0),
+                core.refused_messages,
+            )
+        })
+    }
+
+    /// The peers as the leader sees them: (id, matched, next, state, active, learner).
+    fn peers(&mut self) -> PyResult<Vec<(u64, u64, u64, &'static str, bool, bool)>> {
+        self.guard(|core| {
+            core.peers().into_iter().map(|p| (p.id, p.matched, p.next, p.state, p.active, p.learner)).collect()
+        })
+    }
+
+    fn uncommitted_bytes(&mut self) -> PyResult<usize> {
+        self.guard(|core| core.uncommitted_bytes())
+    }
+}
+
+#[pymodule]
+fn _raft(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<RawRaft>()?;
+    module.add("RaftPanicError", module.py().get_type::<RaftPanicError>())?;
+    module.add("RecoveryError", module.py().get_type::<RecoveryError>())?;
+    Ok(())
+}
