@@ -7,10 +7,12 @@ arrived, so at the acknowledgement it was still the leader. It declares a node l
     L * (1 + 2 * rho) + kill time + margin
 
 have passed on its own clock since its last acknowledgement, or since its election if that is later.
-``rho`` bounds the relative drift of any clock, hence twice: the node's may be slow, the leader's fast.
-A new leader needs no memory of its predecessor: some voter answered the predecessor's round after the
-heartbeat was sent and before it voted, so every older lease started before the election.
-The guard kills at the end of the lease, whatever the daemon does; *kill time* is what that may take.
+``rho`` bounds the relative drift of any clock, hence twice: the node's may be slow, the leader's
+fast.
+A new leader needs no memory of its predecessor: some voter answered the predecessor's round after
+the heartbeat was sent and before it voted, so every older lease started before the election.
+The guard kills at the end of the lease, whatever the daemon does; *kill time* is what that may
+take.
 """
 
 from __future__ import annotations

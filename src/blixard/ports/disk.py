@@ -1,6 +1,8 @@
-"""Files with explicit durability, so that the simulator can lose, tear and corrupt what was not synced.
+"""Files with explicit durability, so that the simulator can lose, tear and corrupt what was not
+synced.
 
-Writes are buffered by the system and may raise ``OSError`` (ENOSPC, EIO) at once; nothing is durable
+Writes are buffered by the system and may raise ``OSError`` (ENOSPC, EIO) at once; nothing is
+durable
 before ``sync`` returns, and no name is durable before ``sync_dir`` of its directory returns.
 Paths are relative to the node's data directory, with ``/``.
 """
@@ -26,7 +28,10 @@ class File(Protocol):
         """Return the size in bytes, buffered writes included."""
 
     async def sync(self) -> None:
-        """Return once data and size are durable. After an OSError the file must not be used again."""
+        """Return once data and size are durable.
+
+        After an OSError the file must not be used again.
+        """
 
     def close(self) -> None:
         """Release the file; unsynced data may still be lost."""

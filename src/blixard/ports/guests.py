@@ -34,7 +34,9 @@ class GuestRecipe(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fi
 
 
 class BuiltGuest(msgspec.Struct, frozen=True, rename="camel"):
-    """A runner on this node: its directory, and the digest of the recipe with the versions it got."""
+    """A runner on this node: its directory, and the digest of the recipe with the versions it
+    got.
+    """
 
     runner: str
     digest: str

@@ -1,4 +1,7 @@
-"""The node's hypervisor with its guard: start stopped, arm, continue; find again after a restart."""
+"""The node's hypervisor with its guard: start stopped, arm, continue.
+
+Find again after a restart.
+"""
 
 from __future__ import annotations
 
@@ -89,8 +92,13 @@ class Hypervisor(Protocol):
     async def guest_status(self, instance_uid: str) -> GuestStatus:
         """Ask the agent. Raises BlixardError GUEST_UNREACHABLE."""
 
-    async def exec(self, instance_uid: str, command: list[str], *, tty: bool, stream: Stream) -> None:
-        """Run a command in the guest and join it to *stream* (frames: see hypervisors/channel.py)."""
+    async def exec(
+        self, instance_uid: str, command: list[str], *, tty: bool, stream: Stream
+    ) -> None:
+        """Run a command in the guest and join it to *stream* (frames.
+
+        See hypervisors/channel.py).
+        """
 
     async def logs(self, instance_uid: str, *, tail: int, follow: bool, stream: Stream) -> None:
         """Send the instance's log lines (UTF-8, sanitised) as frames."""

@@ -8,7 +8,10 @@ import msgspec
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One instance's interface anywhere in the cluster; ``node_address`` is the owner's underlay IP."""
+    """One instance's interface anywhere in the cluster.
+
+    ``node_address`` is the owner's underlay IP.
+    """
 
     instance_uid: str
     mac: str
@@ -37,7 +40,10 @@ class NetworkBackend(Protocol):
     """Makes the kernel match; every call may be repeated."""
 
     async def apply(self, networks: tuple[NetworkView, ...]) -> None:
-        """Make bridges, overlay, forwarding entries and NAT match. Raises BlixardError NETWORK_FAILED."""
+        """Make bridges, overlay, forwarding entries and NAT match.
+
+        Raises BlixardError NETWORK_FAILED.
+        """
 
     async def ensure_tap(self, network: str, instance_uid: str, mac: str) -> str:
         """Return the name of the instance's tap in the network's bridge, made if absent."""

@@ -1,7 +1,7 @@
 """Messages, requests and streams between nodes, addressed by node uid.
 
-Every peer is authenticated by the adapter: handlers get the uid of the *certificate*, never one that
-the peer claims. Handlers are registered by channel or method name before ``start``.
+Every peer is authenticated by the adapter: handlers get the uid of the *certificate*, never one
+that the peer claims. Handlers are registered by channel or method name before ``start``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ class Transport(Protocol):
         """Forget *uid* and end its connection."""
 
     def send(self, uid: str, channel: str, payload: bytes) -> bool:
-        """Queue a message; in order per peer and channel, may be lost. False: queue full or unknown peer."""
+        """Queue a message; in order per peer and channel, may be lost. False.
+
+        Queue full or unknown peer.
+        """
 
     async def request(self, uid: str, method: str, payload: bytes, *, timeout_s: float) -> bytes:
         """Call a method of a peer.

@@ -1,0 +1,223 @@
+"""What a node does while it leads: acknowledge leases, fence the lost, plan, keep the voters.
+
+Everything here is bound to one term: a duty object is made at the election and dropped with it;
+its commands carry the term, and apply refuses them in any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from blixard.base.errors import BlixardError
+from blixard.cluster.facade import Cluster
+from blixard.cluster.leases import LeaderLeases, LeaseConfig
+from blixard.cluster.resources import Operation, PatchStatus, Resource
+from blixard.consensus.node import RaftNode
+from blixard.node import messages as m
+from blixard.node.views import may_start, node_view
+from blixard.ports.environment import Environment
+
+COMMIT_S = 5.0
+ROUND_S = 1.2
+LOOK_S = 0.25
+VIEW_WAIT_MAX_S = 10.0
+
+
+class LeaderDuties:
+    """Serves the nodes' requests while this node leads; holds the book of leases."""
+
+    def __init__(
+        self, env: Environment, raft: RaftNode, cluster: Cluster, config: LeaseConfig
+    ) -> None:
+        self._env = env
+        self._raft = raft
+        self._cluster = cluster
+        self._config = config
+        self._term = 0
+        self._leases = LeaderLeases(config, 0.0)
+        self._changed = asyncio.Event()
+
+    # -- terms --
+
+    def lead(self) -> int:
+        """Return the term that this node leads; make a new book if it is a new one.
+
+        Raises:
+            BlixardError: NOT_LEADER, naming the leader if known.
+        """
+        if not self._raft.is_leader:
+            raise BlixardError(
+                "NOT_LEADER", "this node does not lead", details={"leader": self._raft.leader_uid}
+            )
+        if self._raft.term != self._term:
+            self._term = self._raft.term
+            self._leases = LeaderLeases(self._config, _now())
+        return self._term
+
+    def state_changed(self) -> None:
+        """Wake those who wait for a change of duties."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _confirm(self, term: int) -> None:
+        """Return once a quorum answered a round begun now, in the same term."""
+        await self._raft.quorum_round(timeout_s=ROUND_S)
+        if self.lead() != term:
+            raise BlixardError("NOT_LEADER", "the term changed", details={"leader": ""})
+
+    # -- requests of nodes --
+
+    async def heartbeat(self, uid: str, payload: bytes) -> bytes:
+        """Acknowledge a lease: only after a quorum round begun after the heartbeat arrived."""
+        term = self.lead()
+        heartbeat = msgspec.msgpack.decode(payload, type=m.Heartbeat)
+        await self._confirm(term)
+        node = self._node(uid)
+        epoch = int(node.status.get("epoch", 0))
+        if heartbeat.epoch != epoch:
+            return m.encode(m.HeartbeatReply(granted=False, epoch=epoch))
+        if node.status.get("state") != "Ready":
+            await self._welcome(node, term)
+            return m.encode(m.HeartbeatReply(granted=False, epoch=epoch))
+        granted = self._leases.acknowledge(uid, _now())
+        return m.encode(m.HeartbeatReply(granted=granted, epoch=epoch))
+
+    async def _welcome(self, node: Resource, term: int) -> None:
+        """A joined or returned node lives in the current epoch: it may be given work again."""
+        self._leases.acknowledge(node.metadata.uid, _now())
+        await self._commit((self._node_status(node, {"state": "Ready", "reason": ""}),), term)
+        self._env.log("info", "node_ready", node=node.metadata.name)
+
+    async def view(self, uid: str, payload: bytes) -> bytes:
+        """Answer a node's duties when they differ from what it has, or after its wait."""
+        request = msgspec.msgpack.decode(payload, type=m.ViewRequest)
+        deadline_s = _now() + min(request.wait_s, VIEW_WAIT_MAX_S)
+        while True:
+            term = self.lead()
+            changed = self._changed
+            view = self._view(uid)
+            if view.digest != request.have:
+                await self._confirm(term)
+                return m.encode(self._view(uid))
+            remaining_s = deadline_s - _now()
+            if remaining_s <= 0:
+                return m.encode(m.NodeView(request.have, view.epoch, view.revision))
+            try:
+                async with asyncio.timeout(remaining_s):
+                    await changed.wait()
+            except TimeoutError:
+                continue
+
+    def _view(self, uid: str) -> m.NodeView:
+        voters = {i for i, member in self._raft.members.items() if not member.learner}
+        return node_view(self._cluster.store, self._node(uid), voters)
+
+    async def report(self, uid: str, payload: bytes) -> bytes:
+        """Commit a batch of statuses; apply refuses those of an older epoch or run."""
+        self.lead()
+        reports = msgspec.msgpack.decode(payload, type=m.Reports)
+        if not reports.items:
+            return m.encode(m.ReportsReply(()))
+        ops = tuple(
+            PatchStatus(
+                kind="Instance",
+                namespace=item.namespace,
+                name=item.name,
+                uid=item.uid,
+                status=item.status,
+                node_uid=uid,
+                node_epoch=reports.epoch,
+                run=item.run,
+            )
+            for item in reports.items
+        )
+        outcome = await self._cluster.commit(
+            ops, actor=f"system:node:{uid}", partial=True, timeout_s=COMMIT_S
+        )
+        return m.encode(m.ReportsReply(tuple(result.code for result in outcome.results)))
+
+    async def confirm_start(self, uid: str, payload: bytes) -> bytes:
+        """Answer from a state that is linearizable after the question."""
+        term = self.lead()
+        question = msgspec.msgpack.decode(payload, type=m.StartQuestion)
+        await self._confirm(term)
+        allowed = may_start(
+            self._cluster.store, uid, uid=question.uid, run=question.run, epoch=question.epoch
+        )
+        return m.encode(m.StartAnswer(allowed))
+
+    # -- fencing --
+
+    async def run_fencing(self) -> None:
+        """While leading, declare nodes lost whose leases have surely ended."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if not self._raft.is_leader:
+                continue
+            try:
+                await self._fence_lost(self.lead())
+            except BlixardError as error:
+                self._env.log("info", "fencing_postponed", code=error.code, detail=error.message)
+
+    async def _fence_lost(self, term: int) -> None:
+        now_s = _now()
+        self._leases.look(now_s)
+        for node in self._cluster.store.list("Node"):
+            uid = node.metadata.uid
+            if node.status.get("state") == "Ready" and self._leases.is_lost(uid, now_s):
+                await self._fence(node, term)
+
+    async def _fence(self, node: Resource, term: int) -> None:
+        """Commit the next epoch; until its outcome is known no lease is acknowledged."""
+        uid, epoch = node.metadata.uid, int(node.status.get("epoch", 0))
+        leases = self._leases
+        leases.begin_fencing(uid)
+        status = {
+            "state": "Lost",
+            "epoch": epoch + 1,
+            "reason": f"not heard for {self._config.lost_after_s:.1f} s",
+            "lostAtMs": self._env.wall_time_ms(),
+        }
+        try:
+            await self._commit((self._node_status(node, status),), term)
+        except BlixardError as error:
+            if error.code != "OUTCOME_UNKNOWN":
+                leases.end_fencing(uid)
+            raise
+        leases.end_fencing(uid)
+        self._env.log("warning", "node_lost", node=node.metadata.name, epoch=epoch + 1)
+
+    def stop_granting(self, uid: str) -> None:
+        """Acknowledge no further lease of a node that is to be removed by force."""
+        self._leases.begin_fencing(uid)
+
+    def lease_ended(self, uid: str) -> bool:
+        """Tell whether every lease of the node has surely ended."""
+        return self._leases.is_lost(uid, _now())
+
+    # -- small things --
+
+    def _node(self, uid: str) -> Resource:
+        node = self._cluster.store.by_uid(uid)
+        if node is None or node.kind != "Node":
+            raise BlixardError("NODE_REMOVED", f"no node has the uid {uid}")
+        return node
+
+    def _node_status(self, node: Resource, status: dict[str, object]) -> PatchStatus:
+        return PatchStatus(
+            kind="Node",
+            namespace=node.metadata.namespace,
+            name=node.metadata.name,
+            uid=node.metadata.uid,
+            status=status,
+            expect=node.metadata.revision,
+        )
+
+    async def _commit(self, ops: tuple[Operation, ...], term: int) -> None:
+        await self._cluster.commit(ops, actor="system:leader", term=term, timeout_s=COMMIT_S)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

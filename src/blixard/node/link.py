@@ -1,0 +1,264 @@
+"""A node's tie to the leader: heartbeats and the lease, its duties, and its reports."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from blixard.base.errors import BlixardError
+from blixard.cluster.leases import LeaseConfig, NodeLease
+from blixard.node import messages as m
+from blixard.ports.environment import Environment
+from blixard.ports.hypervisor import Hypervisor
+from blixard.vms.reconcile import Assignment
+from blixard.vms.spec import InstanceStatus
+
+REQUEST_S = 1.5
+VIEW_WAIT_S = 5.0
+RETRY_S = 0.2
+REPORTS_MAX = 200
+
+Handler = Callable[[str, bytes], Awaitable[bytes]]
+
+
+class Leadership:
+    """Where the leader is, as far as this node knows; asks it, wherever it went."""
+
+    def __init__(
+        self,
+        env: Environment,
+        own_uid: str,
+        leader_hint: Callable[[], str],
+        local: dict[str, Handler],
+    ) -> None:
+        self._env = env
+        self._own_uid = own_uid
+        self._leader_hint = leader_hint
+        self._local = local
+        self._guess = ""
+        self.peers: tuple[m.Peer, ...] = ()
+
+    def candidates(self) -> list[str]:
+        """Return whom to ask, best first, without repeats."""
+        hint = self._leader_hint()
+        voters = [p.uid for p in self.peers if p.voter] or [p.uid for p in self.peers]
+        order = [uid for uid in (hint, self._guess, *voters) if uid]
+        return list(dict.fromkeys(order)) or [self._own_uid]
+
+    async def ask(self, method: str, payload: bytes, *, timeout_s: float) -> bytes:
+        """Send a request to the leader; try each candidate once.
+
+        Raises:
+            BlixardError: the leader's own answer, or NO_QUORUM if nobody leads.
+        """
+        last = BlixardError("NO_QUORUM", "no node answered as leader")
+        tried: list[str] = []
+        queue = self.candidates()
+        while queue and len(tried) < 8:
+            uid = queue.pop(0)
+            tried.append(uid)
+            try:
+                answer = await self._call(uid, method, payload, timeout_s)
+            except BlixardError as error:
+                if error.code not in ("NOT_LEADER", "UNREACHABLE", "TIMEOUT", "NO_QUORUM"):
+                    raise
+                last = error
+                better = str(error.details.get("leader", ""))
+                if better and better not in tried:
+                    queue.insert(0, better)
+                continue
+            self._guess = uid
+            return answer
+        raise last
+
+    async def _call(self, uid: str, method: str, payload: bytes, timeout_s: float) -> bytes:
+        if uid == self._own_uid:
+            return await self._local[method](uid, payload)
+        return await self._env.transport.request(uid, method, payload, timeout_s=timeout_s)
+
+
+class NodeLink:
+    """Keeps the lease alive, the duties fresh and the leader informed."""
+
+    def __init__(
+        self,
+        env: Environment,
+        leadership: Leadership,
+        config: LeaseConfig,
+        hypervisor: Hypervisor,
+    ) -> None:
+        self._env = env
+        self._leadership = leadership
+        self._config = config
+        self._hypervisor = hypervisor
+        self.lease = NodeLease(config)
+        self._view: m.NodeView | None = None
+        self._fresh = False
+        self._refresh = asyncio.Event()
+        self._pending: dict[str, m.Report] = {}
+        self._report_wake = asyncio.Event()
+        self.on_view: Callable[[m.NodeView], None] = lambda _view: None
+        self.on_authority: Callable[[], None] = lambda: None
+        self.on_new_epoch: Callable[[], None] = lambda: None
+
+    # -- what workers ask (Authority) --
+
+    def granted(self) -> bool:
+        """Tell whether the lease is valid and the duties were read under its epoch."""
+        valid = self.lease.valid(self._env.boottime_ns())
+        if not valid:
+            self._fresh = False
+        return (
+            valid
+            and self._fresh
+            and self._view is not None
+            and self._view.epoch == self.lease.epoch
+        )
+
+    @property
+    def epoch(self) -> int:
+        """The epoch this node lives in."""
+        return self.lease.epoch
+
+    @property
+    def deadline_ns(self) -> int:
+        """When the lease ends."""
+        return self.lease.expires_ns
+
+    async def confirm_start(self, uid: str, run: int, epoch: int) -> bool:
+        """Ask the leader, linearizably; no answer means no."""
+        question = m.encode(m.StartQuestion(uid, run, epoch))
+        try:
+            answer = await self._leadership.ask(m.CONFIRM_START, question, timeout_s=REQUEST_S)
+        except BlixardError:
+            return False
+        allowed = msgspec.msgpack.decode(answer, type=m.StartAnswer).allowed
+        return allowed and self.granted() and self.lease.epoch == epoch
+
+    # -- heartbeats --
+
+    async def run_heartbeats(self) -> None:
+        """Renew the lease for ever."""
+        while True:
+            renewed = await self._heartbeat()
+            await asyncio.sleep(self._config.heartbeat_s if renewed else RETRY_S)
+
+    async def _heartbeat(self) -> bool:
+        epoch, sent_ns = self.lease.epoch, self._env.boottime_ns()
+        try:
+            answer = await self._leadership.ask(
+                m.HEARTBEAT, m.encode(m.Heartbeat(epoch)), timeout_s=REQUEST_S
+            )
+        except BlixardError as error:
+            self._env.log("debug", "heartbeat_failed", code=error.code, detail=error.message)
+            return False
+        reply = msgspec.msgpack.decode(answer, type=m.HeartbeatReply)
+        if reply.epoch > epoch:
+            await self._enter_epoch(reply.epoch)
+            return False
+        if not reply.granted or reply.epoch != epoch:
+            return False
+        lapsed = not self.lease.valid(self._env.boottime_ns())
+        self.lease.granted(epoch, sent_ns)
+        await self._hypervisor.extend(self.lease.expires_ns)
+        if lapsed:
+            self._lapsed()
+        return True
+
+    def _lapsed(self) -> None:
+        """The lease had ended: nothing is believed before the duties are read again."""
+        self._fresh = False
+        self._refresh.set()
+
+    async def _enter_epoch(self, epoch: int) -> None:
+        """Leave the old epoch: nothing fenced of it may run when the new one begins."""
+        self.lease.revoke()
+        self._fresh = False
+        for process in await self._hypervisor.instances():
+            old = process.plan.fenced and process.plan.node_epoch < epoch
+            if old and process.state != "exited":
+                await self._hypervisor.kill(process.instance_uid)
+        self._env.log("info", "node_epoch_entered", epoch=epoch, was=self.lease.epoch)
+        self.lease.epoch = epoch
+        self._refresh.set()
+        self.on_new_epoch()
+
+    # -- duties --
+
+    async def run_views(self) -> None:
+        """Follow the node's duties for ever."""
+        while True:
+            if not await self._read_view():
+                await asyncio.sleep(RETRY_S)
+
+    async def _read_view(self) -> bool:
+        fresh = self._fresh and self._view is not None and self._view.epoch == self.lease.epoch
+        have = self._view.digest if fresh and self._view is not None else ""
+        began_ns = self._env.boottime_ns()
+        self._refresh.clear()
+        request = m.encode(m.ViewRequest(have, VIEW_WAIT_S if have else 0.0))
+        try:
+            answer = await self._leadership.ask(m.VIEW, request, timeout_s=VIEW_WAIT_S + REQUEST_S)
+        except BlixardError as error:
+            self._env.log("debug", "view_failed", code=error.code, detail=error.message)
+            return False
+        view = msgspec.msgpack.decode(answer, type=m.NodeView)
+        if view.digest == have:
+            return True
+        self._view = view
+        self._leadership.peers = view.peers
+        # A view asked for before the lease lapsed and answered after it may miss a fencing.
+        valid = self.lease.valid(self._env.boottime_ns())
+        self._fresh = valid and view.epoch == self.lease.epoch and not self._refresh.is_set()
+        self._env.log(
+            "debug",
+            "view_read",
+            revision=view.revision,
+            fresh=self._fresh,
+            took_ms=(self._env.boottime_ns() - began_ns) // 1_000_000,
+        )
+        self.on_view(view)
+        if self._fresh:
+            self.on_authority()
+        return self._fresh
+
+    # -- reports --
+
+    def report(self, assignment: Assignment, status: InstanceStatus) -> None:
+        """Queue a status; a newer one of the same instance replaces it."""
+        self._pending[assignment.uid] = m.Report(
+            uid=assignment.uid,
+            namespace=assignment.namespace,
+            name=assignment.name,
+            run=assignment.spec.run,
+            status=msgspec.to_builtins(status),
+        )
+        self._report_wake.set()
+
+    async def run_reports(self) -> None:
+        """Send queued reports in batches, again until they are taken or refused."""
+        while True:
+            await self._report_wake.wait()
+            self._report_wake.clear()
+            batch = tuple(self._pending[uid] for uid in sorted(self._pending)[:REPORTS_MAX])
+            if batch and not await self._send_reports(batch):
+                await asyncio.sleep(RETRY_S)
+            if self._pending:
+                self._report_wake.set()
+
+    async def _send_reports(self, batch: tuple[m.Report, ...]) -> bool:
+        reports = m.encode(m.Reports(self.lease.epoch, batch))
+        try:
+            answer = await self._leadership.ask(m.REPORT, reports, timeout_s=REQUEST_S * 2)
+        except BlixardError as error:
+            self._env.log("debug", "report_failed", code=error.code, detail=error.message)
+            return False
+        reply = msgspec.msgpack.decode(answer, type=m.ReportsReply)
+        for sent, code in zip(batch, reply.codes, strict=True):
+            if self._pending.get(sent.uid) is sent:
+                del self._pending[sent.uid]
+            if code and code != "NOT_FOUND":
+                self._env.log("info", "report_refused", name=sent.name, run=sent.run, code=code)
+        return True

@@ -1,0 +1,109 @@
+"""What nodes say to each other besides Raft: heartbeats, views, reports, starts, invitations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from blixard.ports.network import NetworkView
+from blixard.vms.reconcile import Assignment
+
+HEARTBEAT = "node.heartbeat"
+VIEW = "node.view"
+REPORT = "node.report"
+CONFIRM_START = "node.confirm-start"
+INVITE = "node.invite"
+
+
+class Peer(msgspec.Struct, frozen=True, array_like=True):
+    """A node as others must know it to reach it and to judge its certificate."""
+
+    uid: str
+    name: str
+    address: str
+    raft_id: int
+    epoch: int
+    voter: bool
+
+
+class Heartbeat(msgspec.Struct, frozen=True, array_like=True):
+    """Sent once a second; ``epoch`` is the one the node lives in (0: just started)."""
+
+    epoch: int
+
+
+class HeartbeatReply(msgspec.Struct, frozen=True, array_like=True):
+    """``granted``: the lease runs from the send time; ``epoch`` is the cluster's."""
+
+    granted: bool
+    epoch: int
+
+
+class ViewRequest(msgspec.Struct, frozen=True, array_like=True):
+    """Answered when the node's duties differ from *have*, or after ``wait_s``."""
+
+    have: str
+    wait_s: float
+
+
+class NodeView(msgspec.Struct, frozen=True, array_like=True):
+    """A node's duties, read linearizably under ``epoch``; ``digest`` names their content."""
+
+    digest: str
+    epoch: int
+    revision: int
+    assignments: tuple[Assignment, ...] = ()
+    networks: tuple[NetworkView, ...] = ()
+    peers: tuple[Peer, ...] = ()
+
+
+class Report(msgspec.Struct, frozen=True, array_like=True):
+    """One instance's status as its node sees it."""
+
+    uid: str
+    namespace: str
+    name: str
+    run: int
+    status: dict[str, Any]
+
+
+class Reports(msgspec.Struct, frozen=True, array_like=True):
+    """A batch of reports made under ``epoch``."""
+
+    epoch: int
+    items: tuple[Report, ...]
+
+
+class ReportsReply(msgspec.Struct, frozen=True, array_like=True):
+    """One code per report, empty where it was taken."""
+
+    codes: tuple[str, ...]
+
+
+class StartQuestion(msgspec.Struct, frozen=True, array_like=True):
+    """May this run of this instance start in this epoch?"""
+
+    uid: str
+    run: int
+    epoch: int
+
+
+class StartAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """``allowed`` is the state of a linearizable read made after the question arrived."""
+
+    allowed: bool
+
+
+class Invitation(msgspec.Struct, frozen=True, array_like=True):
+    """From the leader to a worker: open an empty log, you are about to become a learner."""
+
+    cluster_id: str
+    raft_id: int
+    members: tuple[Peer, ...]
+    secrets: dict[str, bytes] = {}
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """Return the bytes of a message."""
+    return msgspec.msgpack.encode(message)

@@ -1,0 +1,199 @@
+"""Keeps the voters in number and carries out removals of nodes, while this node leads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from blixard.base.errors import BlixardError
+from blixard.cluster.facade import Cluster
+from blixard.cluster.members import (
+    VOTERS_MAX_DEFAULT,
+    MemberFact,
+    MemberStep,
+    NodeFact,
+    next_step,
+)
+from blixard.cluster.resources import Delete, Operation, PatchStatus, Resource
+from blixard.consensus.node import Member, RaftNode
+from blixard.node import messages as m
+from blixard.node.leader import LeaderDuties
+from blixard.node.removal import RemovalStep, removal_step
+from blixard.node.views import peers_of
+from blixard.ports.environment import Environment
+
+LOOK_S = 0.5
+CHANGE_S = 5.0
+COMMIT_S = 5.0
+
+
+class Roster:
+    """One membership change or removal step at a time."""
+
+    def __init__(
+        self,
+        env: Environment,
+        raft: RaftNode,
+        cluster: Cluster,
+        duties: LeaderDuties,
+        *,
+        cluster_id: str,
+        own_raft_id: int,
+        secrets: Callable[[], Awaitable[dict[str, bytes]]],
+    ) -> None:
+        self._env = env
+        self._raft = raft
+        self._cluster = cluster
+        self._duties = duties
+        self._cluster_id = cluster_id
+        self._own_raft_id = own_raft_id
+        self._secrets = secrets
+
+    async def run(self) -> None:
+        """Look again and again; errors are shown and tried again."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if not self._raft.is_leader:
+                continue
+            try:
+                await self._removals()
+                await self._voters()
+            except BlixardError as error:
+                self._env.log("info", "roster_postponed", code=error.code, detail=error.message)
+
+    # -- voters --
+
+    async def _voters(self) -> None:
+        config = self._cluster.store.get("ClusterConfig", "", "cluster")
+        voters_max = config.spec.get("votersMax", VOTERS_MAX_DEFAULT) if config else 1
+        step = next_step(
+            self._node_facts(),
+            self._member_facts(),
+            own_raft_id=self._own_raft_id,
+            voters_max=int(voters_max),
+        )
+        if step is not None:
+            await self._change(step)
+
+    def _node_facts(self) -> list[NodeFact]:
+        now_ms = self._env.wall_time_ms()
+        return [
+            NodeFact(
+                uid=node.metadata.uid,
+                raft_id=int(node.spec["raftId"]),
+                ready=node.status.get("state") == "Ready",
+                removing=bool(node.status.get("removing")) and not self._holds_instances(node),
+                lost_for_s=_lost_for_s(node, now_ms),
+            )
+            for node in self._cluster.store.list("Node")
+        ]
+
+    def _holds_instances(self, node: Resource) -> bool:
+        """A node that is being emptied still votes; a lost one no longer matters."""
+        return node.status.get("state") == "Ready" and any(
+            i.spec.get("node") == node.metadata.uid for i in self._cluster.store.list("Instance")
+        )
+
+    def _member_facts(self) -> list[MemberFact]:
+        return [
+            MemberFact(
+                raft_id=raft_id,
+                learner=member.learner,
+                caught_up=self._raft.caught_up(raft_id),
+            )
+            for raft_id, member in sorted(self._raft.members.items())
+        ]
+
+    async def _change(self, step: MemberStep) -> None:
+        self._env.log("info", "member_change", kind=step.kind, raft_id=step.raft_id, why=step.why)
+        match step.kind:
+            case "add_learner":
+                await self._invite(step)
+            case "promote":
+                await self._raft.promote(step.raft_id, timeout_s=CHANGE_S)
+            case "remove":
+                await self._raft.remove(step.raft_id, timeout_s=CHANGE_S)
+            case "transfer":
+                await self._raft.transfer_leader(step.raft_id, timeout_s=CHANGE_S)
+
+    async def _invite(self, step: MemberStep) -> None:
+        node = self._cluster.store.by_uid(step.uid)
+        assert node is not None
+        address = str(node.spec["address"])
+        self._env.transport.set_peer(step.uid, address)
+        voters = {i for i, member in self._raft.members.items() if not member.learner}
+        invitation = m.Invitation(
+            cluster_id=self._cluster_id,
+            raft_id=step.raft_id,
+            members=peers_of(self._cluster.store, voters),
+            secrets=await self._secrets(),
+        )
+        await self._env.transport.request(
+            step.uid, m.INVITE, m.encode(invitation), timeout_s=CHANGE_S
+        )
+        member = Member(raft_id=step.raft_id, uid=step.uid, address=address, learner=True)
+        await self._raft.add_learner(member, timeout_s=CHANGE_S)
+
+    # -- removals --
+
+    async def _removals(self) -> None:
+        for operation in self._cluster.store.list("Operation"):
+            wanted = operation.spec.get("type") in ("remove-node", "force-remove-node")
+            if wanted and operation.status.get("phase", "Running") == "Running":
+                await self._removal(operation)
+
+    async def _removal(self, operation: Resource) -> None:
+        term = self._duties.lead()
+        node = self._cluster.store.by_uid(str(operation.spec.get("targetUid", "")))
+        waited_s = (self._env.wall_time_ms() - operation.metadata.created_at_ms) / 1000
+        step = removal_step(
+            self._cluster.store,
+            node,
+            force=operation.spec["type"] == "force-remove-node",
+            raft_ids=set(self._raft.members),
+            waited_s=waited_s,
+        )
+        await self._do(step, node, term)
+        phase = {"done": "Succeeded", "failed": "Failed"}.get(step.kind, "Running")
+        status = {"phase": phase, "step": step.kind, "message": step.message}
+        if any(operation.status.get(key) != value for key, value in status.items()):
+            await self._commit((_patch(operation, status),), term)
+
+    async def _do(self, step: RemovalStep, node: Resource | None, term: int) -> None:
+        if node is None:
+            return
+        if step.kind == "mark":
+            await self._commit((_patch(node, {"removing": True}),), term)
+        elif step.kind == "fence":
+            self._duties.stop_granting(node.metadata.uid)
+        elif step.kind == "delete":
+            await self._commit((_delete(node),), term)
+            self._env.transport.remove_peer(node.metadata.uid)
+
+    async def _commit(self, ops: tuple[Operation, ...], term: int) -> None:
+        await self._cluster.commit(ops, actor="system:roster", term=term, timeout_s=COMMIT_S)
+
+
+def _lost_for_s(node: Resource, now_ms: int) -> float:
+    if node.status.get("state") != "Lost":
+        return 0.0
+    return max(0.0, (now_ms - int(node.status.get("lostAtMs", now_ms))) / 1000)
+
+
+def _patch(resource: Resource, status: dict[str, object]) -> PatchStatus:
+    return PatchStatus(
+        kind=resource.kind,
+        namespace=resource.metadata.namespace,
+        name=resource.metadata.name,
+        uid=resource.metadata.uid,
+        status=status,
+    )
+
+
+def _delete(resource: Resource) -> Delete:
+    return Delete(
+        kind=resource.kind,
+        namespace=resource.metadata.namespace,
+        name=resource.metadata.name,
+        uid=resource.metadata.uid,
+    )

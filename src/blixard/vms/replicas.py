@@ -1,0 +1,406 @@
+"""From VMs and nodes to instances: which exist, where they run, which are moved or removed.
+
+Rules (architecture.md, "Leases and fencing"; decisions.md, "minority partition"):
+
+- An instance on a lost node that is *fenced* keeps its identity and is placed again, with run + 1.
+- One that is *kept* stays Unknown; another ordinal replaces it. When the node returns, the one from
+  before is the surplus and goes, the replacement stays.
+- One with local data (``persistent``) is Unknown until its node returns; nothing replaces it.
+- Nothing that is healthy is touched by a change of leader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from blixard.base.errors import BlixardError
+from blixard.base.units import parse_memory_mib
+from blixard.cluster.resources import Delete, Operation, PatchStatus, Put, Resource
+from blixard.cluster.store import Store
+from blixard.network.addresses import AddressPlan
+from blixard.placement.choice import Choice, PlacementRequest, choose
+from blixard.ports.guests import GuestRecipe
+from blixard.vms.rooms import Rooms
+from blixard.vms.spec import InstanceSpec, InstanceStatus, VMSpec, is_fenced
+
+OPS_MAX = 200  # one pass proposes at most this many operations; the rest waits for the next
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """An instance as the planner sees it: decoded, with the state of its node."""
+
+    resource: Resource
+    spec: InstanceSpec
+    status: InstanceStatus
+    node_lost: bool
+    node_gone: bool
+    stale: bool
+
+    @property
+    def kept_away(self) -> bool:
+        """Unknown on a lost node, to be replaced by another ordinal."""
+        return self.node_lost and not self.spec.fenced and not self.spec.persistent
+
+
+class VMPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What one pass wants for one VM."""
+
+    ops: list[Operation]
+
+
+def decode_member(resource: Resource, store: Store) -> Member:
+    """Return the instance with the state of its node."""
+    spec = msgspec.convert(resource.spec, InstanceSpec)
+    status = msgspec.convert(resource.status, InstanceStatus)
+    node = store.by_uid(spec.node) if spec.node else None
+    gone = bool(spec.node) and node is None
+    lost = node is not None and node.status.get("state") == "Lost"
+    stale = node is not None and not lost and node.status.get("epoch", 0) != spec.node_epoch
+    return Member(
+        resource=resource, spec=spec, status=status, node_lost=lost, node_gone=gone, stale=stale
+    )
+
+
+class ReplicaPlanner:
+    """One pass over the VMs of a store; reservations made earlier in the pass count."""
+
+    def __init__(self, store: Store, new_uid: Callable[[], str], now_ms: int) -> None:
+        self.store = store
+        self.now_ms = now_ms
+        self._new_uid = new_uid
+        self._rooms: Rooms | None = None
+        self._addresses: AddressPlan | None = None
+        self.ops: list[Operation] = []
+
+    @property
+    def rooms(self) -> Rooms:
+        """The nodes' free room, built when first needed."""
+        if self._rooms is None:
+            self._rooms = Rooms(self.store)
+        return self._rooms
+
+    @property
+    def addresses(self) -> AddressPlan:
+        """The free addresses, built when first needed."""
+        if self._addresses is None:
+            self._addresses = AddressPlan(self.store)
+        return self._addresses
+
+    def plan(self) -> list[Operation]:
+        """Return the operations that bring the instances closer to the VMs, OPS_MAX at most."""
+        for resource in self.store.list("VM"):
+            if len(self.ops) >= OPS_MAX:
+                break
+            self._plan_vm(resource)
+        return self.ops
+
+    def _plan_vm(self, vm: Resource) -> None:
+        spec = msgspec.convert(vm.spec, VMSpec)
+        members = [
+            decode_member(r, self.store)
+            for r in self.store.owned_by(vm.metadata.uid)
+            if r.kind == "Instance"
+        ]
+        members.sort(key=lambda m: m.spec.ordinal)
+        recipe, problem = self._recipe(vm, spec)
+        if recipe is not None:
+            members = self._drop_gone(members)
+            alive = [m for m in members if not m.kept_away]
+            alive = self._remove_surplus(spec, alive)
+            for member in alive:
+                self._plan_member(vm, spec, recipe, member, alive)
+            for ordinal in _free_ordinals(members, spec.replicas - len(alive)):
+                self._create(vm, spec, recipe, ordinal)
+            for member in members:
+                if member.kept_away or (member.node_lost and member.spec.persistent):
+                    self._set_status(
+                        member, phase="Unknown", ready=False, reason="its node is lost"
+                    )
+        self._vm_status(vm, spec, members, problem)
+
+    def _recipe(self, vm: Resource, spec: VMSpec) -> tuple[GuestRecipe | None, str]:
+        if spec.recipe is not None:
+            return spec.recipe, ""
+        image = self.store.get("Image", vm.metadata.namespace, spec.image or "")
+        if image is None:
+            return None, f"image {spec.image!r} does not exist"
+        return msgspec.convert(image.spec, GuestRecipe), ""
+
+    def _drop_gone(self, members: list[Member]) -> list[Member]:
+        """Kept instances of a removed node are deleted; fenced ones are placed again later."""
+        left = []
+        for member in members:
+            if member.node_gone and not member.spec.fenced:
+                self._delete(member)
+            else:
+                left.append(member)
+        return left
+
+    def _remove_surplus(self, spec: VMSpec, alive: list[Member]) -> list[Member]:
+        surplus = len(alive) - spec.replicas
+        if surplus <= 0:
+            return alive
+        ranked = sorted(alive, key=_removal_rank)
+        for member in ranked[:surplus]:
+            self._delete(member)
+        removed = {m.resource.metadata.uid for m in ranked[:surplus]}
+        return [m for m in alive if m.resource.metadata.uid not in removed]
+
+    def _plan_member(
+        self, vm: Resource, spec: VMSpec, recipe: GuestRecipe, member: Member, alive: list[Member]
+    ) -> None:
+        wanted = self._template(vm, spec, recipe, member)
+        may_restart = wanted.restart_generation != member.spec.restart_generation or (
+            _restart_needed(member.spec, wanted)
+        )
+        if may_restart and not _may_disturb(member, alive):
+            wanted = _only_desired(member.spec, wanted)
+        if member.spec.persistent and member.node_lost:
+            return
+        if not wanted.node or member.node_lost or member.node_gone:
+            if spec.running:
+                self._place(vm, spec, wanted, member)
+            else:
+                self._unplace(wanted, member, phase="Stopped", reason="")
+            return
+        if self._leaving(wanted.node):
+            self._evacuate(vm, spec, wanted, member, alive)
+            return
+        if member.stale:
+            node = self.store.by_uid(wanted.node)
+            assert node is not None
+            wanted = msgspec.structs.replace(wanted, node_epoch=node.status["epoch"])
+        if wanted != member.spec:
+            self._put(member.resource, wanted)
+
+    def _template(
+        self, vm: Resource, spec: VMSpec, recipe: GuestRecipe, member: Member
+    ) -> InstanceSpec:
+        return msgspec.structs.replace(
+            member.spec,
+            desired="Running" if spec.running else "Stopped",
+            fenced=is_fenced(spec),
+            vcpus=spec.vcpus,
+            memory_mib=parse_memory_mib(spec.memory),
+            recipe=recipe,
+            restart_policy=spec.restart_policy,
+            readiness=spec.readiness,
+            persistent=spec.persistent,
+            vm_generation=vm.metadata.generation,
+            restart_generation=spec.restart_generation,
+        )
+
+    def _place(self, vm: Resource, spec: VMSpec, wanted: InstanceSpec, member: Member) -> None:
+        choice, placed = self._choose(vm, spec, wanted)
+        if placed is None:
+            self._unplace(wanted, member, phase="Pending", reason=choice.why)
+            return
+        self._put(member.resource, placed)
+        self._set_status(member, phase="Pending", ready=False, reason="")
+
+    def _leaving(self, node_uid: str) -> bool:
+        node = self.store.by_uid(node_uid)
+        return node is not None and bool(node.status.get("removing"))
+
+    def _evacuate(
+        self,
+        vm: Resource,
+        spec: VMSpec,
+        wanted: InstanceSpec,
+        member: Member,
+        alive: list[Member],
+    ) -> None:
+        """Its node is to be removed: stop it there, then place it anew, one at a time."""
+        if member.spec.persistent:
+            self._set_status(
+                member,
+                phase=member.status.phase,
+                ready=member.status.ready,
+                reason="its data exists only on the node that is to be removed",
+            )
+        elif member.status.phase == "Stopped" and member.status.run == member.spec.run:
+            if spec.running:
+                self._place(vm, spec, wanted, member)
+            else:
+                self._unplace(wanted, member, phase="Stopped", reason="")
+        elif member.spec.desired == "Running" and _may_disturb(member, alive):
+            self._put(member.resource, msgspec.structs.replace(member.spec, desired="Stopped"))
+
+    def _unplace(self, wanted: InstanceSpec, member: Member, *, phase: str, reason: str) -> None:
+        unplaced = msgspec.structs.replace(wanted, node="", node_name="", placement="")
+        if unplaced != member.spec:
+            self._put(member.resource, unplaced)
+        self._set_status(member, phase=phase, ready=False, reason=reason)
+
+    def _choose(
+        self, vm: Resource, spec: VMSpec, wanted: InstanceSpec
+    ) -> tuple[Choice, InstanceSpec | None]:
+        request = PlacementRequest(
+            vcpus=wanted.vcpus,
+            memory_mib=wanted.memory_mib,
+            node_selector=spec.placement.node_selector,
+            anti_affinity_group=spec.placement.anti_affinity_group,
+        )
+        choice = choose(request, self.rooms.seen_by(vm.metadata.uid))
+        if choice.node is None:
+            return choice, None
+        self.rooms.reserve(choice.node.uid, vm.metadata.uid, request)
+        return choice, msgspec.structs.replace(
+            wanted,
+            node=choice.node.uid,
+            node_name=choice.node.name,
+            node_epoch=self.rooms.epoch(choice.node.uid),
+            run=wanted.run + 1,
+            placement=choice.why,
+        )
+
+    def _create(self, vm: Resource, spec: VMSpec, recipe: GuestRecipe, ordinal: int) -> None:
+        name = f"{vm.metadata.name}-{ordinal}"
+        uid = self._new_uid()
+        blank = Member(
+            resource=vm,
+            spec=InstanceSpec(vm=vm.metadata.name, ordinal=ordinal, network=spec.network),
+            status=InstanceStatus(),
+            node_lost=False,
+            node_gone=False,
+            stale=False,
+        )
+        wanted = self._template(vm, spec, recipe, blank)
+        try:
+            ip, mac = self.addresses.allocate(spec.network, uid)
+        except BlixardError as error:
+            self._report_uncreated(vm, error.message)
+            return
+        wanted = msgspec.structs.replace(wanted, ip=ip, mac=mac)
+        status = InstanceStatus()
+        if spec.running:
+            choice, placed = self._choose(vm, spec, wanted)
+            if placed is None:
+                status = InstanceStatus(reason=choice.why)
+            wanted = placed or wanted
+        self.ops.append(
+            Put(
+                kind="Instance",
+                namespace=vm.metadata.namespace,
+                name=name,
+                uid=uid,
+                owner=vm.metadata.uid,
+                labels=vm.metadata.labels,
+                spec=msgspec.to_builtins(wanted),
+                status=msgspec.to_builtins(status),
+                expect=0,
+            )
+        )
+
+    def _report_uncreated(self, vm: Resource, why: str) -> None:
+        if vm.status.get("message") != why:
+            self._patch(vm, {"message": why})
+
+    def _put(self, resource: Resource, spec: InstanceSpec) -> None:
+        meta = resource.metadata
+        self.ops.append(
+            Put(
+                kind="Instance",
+                namespace=meta.namespace,
+                name=meta.name,
+                uid=meta.uid,
+                owner=meta.owner,
+                labels=meta.labels,
+                spec=msgspec.to_builtins(spec),
+                expect=meta.revision,
+            )
+        )
+
+    def _delete(self, member: Member) -> None:
+        meta = member.resource.metadata
+        self.ops.append(
+            Delete(
+                kind="Instance",
+                namespace=meta.namespace,
+                name=meta.name,
+                uid=meta.uid,
+                expect=meta.revision,
+            )
+        )
+
+    def _set_status(self, member: Member, *, phase: str, ready: bool, reason: str) -> None:
+        new = {"phase": phase, "ready": ready, "reason": reason}
+        old = member.resource.status
+        if any(old.get(key) != value for key, value in new.items()):
+            self._patch(member.resource, new)
+
+    def _patch(self, resource: Resource, status: dict[str, object]) -> None:
+        meta = resource.metadata
+        self.ops.append(
+            PatchStatus(
+                kind=resource.kind,
+                namespace=meta.namespace,
+                name=meta.name,
+                uid=meta.uid,
+                status=status,
+            )
+        )
+
+    def _vm_status(self, vm: Resource, spec: VMSpec, members: list[Member], problem: str) -> None:
+        new = summarise(spec, members, problem)
+        if any(vm.status.get(key) != value for key, value in new.items()):
+            self._patch(vm, new)
+
+
+def summarise(spec: VMSpec, members: list[Member], problem: str) -> dict[str, object]:
+    """Return the status of a VM: phase, counts and the first reason that matters."""
+    ready = sum(1 for m in members if m.status.ready and not m.node_lost)
+    reasons = [m.status.reason for m in members if m.status.reason and not m.status.ready]
+    phases = {m.status.phase for m in members}
+    if problem:
+        phase = "Pending"
+    elif not spec.running:
+        phase = "Stopped" if phases <= {"Stopped"} else "Stopping"
+    elif ready >= spec.replicas:
+        phase = "Running"
+    else:
+        order = ("Failed", "Unknown", "Pending", "Building", "Starting", "Stopping", "Stopped")
+        phase = next((p for p in order if p in phases), "Pending")
+    return {
+        "phase": phase,
+        "replicas": len(members),
+        "readyReplicas": ready,
+        "message": problem or (reasons[0] if reasons and ready < spec.replicas else ""),
+    }
+
+
+def _removal_rank(member: Member) -> tuple[bool, bool, bool, int]:
+    """Order of removal: from before a loss, not placed, not ready, then the highest ordinal."""
+    return (
+        not member.stale,
+        bool(member.spec.node),
+        member.status.ready,
+        -member.spec.ordinal,
+    )
+
+
+def _free_ordinals(members: list[Member], count: int) -> list[int]:
+    taken = {m.spec.ordinal for m in members}
+    free: list[int] = []
+    ordinal = 1
+    while len(free) < count:
+        if ordinal not in taken:
+            free.append(ordinal)
+        ordinal += 1
+    return free
+
+
+def _restart_needed(old: InstanceSpec, new: InstanceSpec) -> bool:
+    return (old.recipe, old.memory_mib, old.vcpus) != (new.recipe, new.memory_mib, new.vcpus)
+
+
+def _only_desired(old: InstanceSpec, new: InstanceSpec) -> InstanceSpec:
+    return msgspec.structs.replace(old, desired=new.desired, fenced=new.fenced)
+
+
+def _may_disturb(member: Member, alive: list[Member]) -> bool:
+    """One at a time: an instance is restarted for a change only while all others are ready."""
+    others = (m for m in alive if m is not member)
+    return not member.status.ready or all(m.status.ready for m in others)

@@ -1,0 +1,83 @@
+"""The nodes' free room, with reservations made while a plan is being drawn."""
+
+from __future__ import annotations
+
+import msgspec
+
+from blixard.cluster.resources import Resource
+from blixard.cluster.store import Store
+from blixard.placement.choice import NodeRoom, PlacementRequest
+
+
+class _Use(msgspec.Struct):
+    vcpus: int = 0
+    memory_mib: int = 0
+    instances: int = 0
+
+
+class Rooms:
+    """Free room of every node: capacity times overcommit, less what instances reserve."""
+
+    def __init__(self, store: Store) -> None:
+        config = store.get("ClusterConfig", "", "cluster")
+        spec = config.spec if config is not None else {}
+        self._overcommit_vcpus = float(spec.get("overcommitVcpus", 4.0))
+        self._overcommit_memory = float(spec.get("overcommitMemory", 1.0))
+        self._nodes = {n.metadata.uid: n for n in store.list("Node")}
+        self._use = {uid: _Use() for uid in self._nodes}
+        self._of_owner: dict[tuple[str, str], int] = {}
+        self._groups: dict[str, list[str]] = {}
+        groups = {vm.metadata.uid: _group(vm) for vm in store.list("VM")}
+        for instance in store.list("Instance"):
+            spec = instance.spec
+            node = spec.get("node", "")
+            if node in self._use:
+                owner = instance.metadata.owner
+                self._count(node, owner, spec.get("vcpus", 1), spec.get("memoryMib", 0))
+                if groups.get(owner):
+                    self._groups.setdefault(node, []).append(groups[owner])
+
+    def _count(self, node: str, owner: str, vcpus: int, memory_mib: int) -> None:
+        use = self._use[node]
+        use.vcpus += vcpus
+        use.memory_mib += memory_mib
+        use.instances += 1
+        self._of_owner[node, owner] = self._of_owner.get((node, owner), 0) + 1
+
+    def epoch(self, node_uid: str) -> int:
+        """Return the node's current epoch."""
+        return int(self._nodes[node_uid].status.get("epoch", 1))
+
+    def reserve(self, node_uid: str, owner: str, request: PlacementRequest) -> None:
+        """Count an instance that the plan puts there."""
+        self._count(node_uid, owner, request.vcpus, request.memory_mib)
+        if request.anti_affinity_group:
+            self._groups.setdefault(node_uid, []).append(request.anti_affinity_group)
+
+    def seen_by(self, owner: str) -> list[NodeRoom]:
+        """Return all nodes as the VM *owner* sees them."""
+        return [self._room(uid, node, owner) for uid, node in sorted(self._nodes.items())]
+
+    def _room(self, uid: str, node: Resource, owner: str) -> NodeRoom:
+        capacity = node.spec.get("capacity", {})
+        use = self._use[uid]
+        memory = int(capacity.get("memoryMib", 0) * self._overcommit_memory)
+        return NodeRoom(
+            uid=uid,
+            name=node.metadata.name,
+            ready=node.status.get("state") == "Ready",
+            schedulable=bool(node.spec.get("schedulable", True)),
+            free_vcpus=capacity.get("vcpus", 0) * self._overcommit_vcpus - use.vcpus,
+            free_memory_mib=memory - use.memory_mib,
+            total_memory_mib=memory,
+            free_slots=int(node.spec.get("maxVms", 100)) - use.instances,
+            same_group=self._of_owner.get((uid, owner), 0),
+            instances=use.instances,
+            groups=tuple(self._groups.get(uid, ())),
+            labels={**node.metadata.labels, **node.spec.get("labels", {})},
+        )
+
+
+def _group(vm: Resource) -> str:
+    placement = vm.spec.get("placement") or {}
+    return str(placement.get("antiAffinityGroup", ""))

@@ -1,0 +1,349 @@
+"""One instance on its node: looks at the facts, does the step that was decided, looks again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from blixard.base.errors import BlixardError
+from blixard.ports.environment import Environment
+from blixard.ports.guests import GuestBuilder, GuestRecipe
+from blixard.ports.hypervisor import Hypervisor, HypervisorInstance, LaunchPlan
+from blixard.ports.network import NetworkBackend
+from blixard.vms.reconcile import (
+    STOP_GRACE_S,
+    Assignment,
+    History,
+    Step,
+    after_check,
+    after_exit,
+    backoff_s,
+    decide,
+    start_overdue,
+)
+from blixard.vms.spec import InstanceSpec, InstanceStatus, Phase
+
+CONSOLE_LINES = 20
+IDLE_S = 30.0  # a worker with nothing to do looks again this often
+
+
+class Authority(Protocol):
+    """What the node may do now, and whom to ask before a guest's CPUs run."""
+
+    def granted(self) -> bool:
+        """Tell whether the lease is valid and the assignments were read under its epoch."""
+
+    @property
+    def epoch(self) -> int:
+        """The node's epoch."""
+
+    @property
+    def deadline_ns(self) -> int:
+        """When the lease ends, CLOCK_BOOTTIME."""
+
+    async def confirm_start(self, uid: str, run: int, epoch: int) -> bool:
+        """Ask the leader, linearizably, whether this run in this epoch may start."""
+
+
+class Tools(msgspec.Struct, frozen=True):
+    """The outside of a worker."""
+
+    env: Environment
+    hypervisor: Hypervisor
+    network: NetworkBackend
+    builder: GuestBuilder
+    authority: Authority
+    report: Callable[[Assignment, InstanceStatus], None]
+    network_of: Callable[[str], tuple[str, int, int]]
+
+
+class Worker:
+    """Owns all actions on one instance uid; nobody else starts or stops it."""
+
+    def __init__(self, uid: str, tools: Tools, build_lock: asyncio.Lock) -> None:
+        self.uid = uid
+        self.assignment: Assignment | None = None
+        self.history = History()
+        self.ended = False
+        self._tools = tools
+        self._build_lock = build_lock
+        self._wake = asyncio.Event()
+        self._runner = ""
+        self._status = InstanceStatus()
+        self._last: Assignment | None = None
+
+    def assign(self, assignment: Assignment | None) -> None:
+        """Give the newest assignment; None: the instance is no longer ours."""
+        old = self.assignment
+        if assignment == old:
+            return
+        self.assignment = assignment
+        self._last = assignment or self._last
+        if old is not None and assignment is not None:
+            if old.spec.run != assignment.spec.run:
+                self.history = History()
+            elif old.spec.node_epoch != assignment.spec.node_epoch:
+                self.report_again()
+        self.wake()
+
+    def wake(self) -> None:
+        """Look again now."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work until the instance is gone."""
+        while not self.ended:
+            self._wake.clear()
+            process = await self._process()
+            step = decide(
+                self.assignment,
+                process,
+                self.history,
+                authority=self._tools.authority.granted(),
+                recipe_key=self._recipe_key(),
+                now_s=_now(),
+            )
+            try:
+                await self._do(step, process)
+            except BlixardError as error:
+                self._failed(error)
+            except OSError as error:
+                self._failed(BlixardError("INTERNAL", f"{type(error).__name__}: {error}"))
+            if step.kind in ("wait", "rest"):
+                await self._sleep(step.until_s)
+
+    async def _process(self) -> HypervisorInstance | None:
+        for process in await self._tools.hypervisor.instances():
+            if process.instance_uid == self.uid:
+                return process
+        return None
+
+    async def _sleep(self, until_s: float) -> None:
+        delay_s = max(0.02, until_s - _now()) if until_s else IDLE_S
+        try:
+            async with asyncio.timeout(min(delay_s, IDLE_S)):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _recipe_key(self) -> str:
+        if self.assignment is None:
+            return ""
+        return recipe_key(self.assignment.spec.recipe)
+
+    async def _do(self, step: Step, process: HypervisorInstance | None) -> None:
+        match step.kind:
+            case "build":
+                await self._build()
+            case "launch":
+                await self._launch()
+            case "check":
+                assert process is not None
+                await self._check(process)
+            case "stop" | "kill":
+                await self._stop(step)
+            case "collect":
+                assert process is not None
+                await self._collect(process)
+            case "rest":
+                self._rest(step)
+            case "retire" | "end":
+                await self._retire(process)
+            case "wait":
+                if step.why == "back-off":
+                    self._say("Failed", reason=self.history.reason)
+
+    async def _build(self) -> None:
+        assert self.assignment is not None
+        spec = self.assignment.spec
+        self._say("Building")
+        async with self._build_lock:
+            built = await self._tools.builder.build(spec.recipe, lambda _line: None)
+        self._runner = built.runner
+        self.history.built_for = recipe_key(spec.recipe)
+
+    async def _launch(self) -> None:
+        """Start order of the architecture: stopped, arm, ask again, then run."""
+        assert self.assignment is not None
+        authority, hypervisor = self._tools.authority, self._tools.hypervisor
+        spec, epoch = self.assignment.spec, authority.epoch
+        self.history.reason = ""
+        self.history.restart_generation = spec.restart_generation
+        self.history.launched_s = _now()
+        self._say("Starting")
+        plan = await self._plan(self.assignment, epoch)
+        await hypervisor.start_paused(plan)
+        if spec.fenced:
+            await hypervisor.arm(self.uid, authority.deadline_ns)
+        if not await authority.confirm_start(self.uid, spec.run, epoch):
+            await self._discard()
+            self.history.next_launch_s = _now() + backoff_s(1)
+            return
+        await hypervisor.resume(self.uid)
+        self.history.next_check_s = _now() + min(0.5, spec.readiness.interval_s)
+        self._say("Starting", started=True)
+
+    async def _discard(self) -> None:
+        await self._tools.hypervisor.kill(self.uid)
+        await self._tools.hypervisor.forget(self.uid)
+
+    async def _plan(self, assignment: Assignment, epoch: int) -> LaunchPlan:
+        spec = assignment.spec
+        tap, gateway, prefix, mtu = "", "", 0, 1450
+        if spec.network and spec.ip:
+            gateway, prefix, mtu = self._tools.network_of(spec.network)
+            tap = await self._tools.network.ensure_tap(spec.network, self.uid, spec.mac)
+        return LaunchPlan(
+            instance_uid=self.uid,
+            name=assignment.name,
+            namespace=assignment.namespace,
+            node_epoch=epoch,
+            run=spec.run,
+            runner=self._runner,
+            memory_mib=spec.memory_mib,
+            vcpus=spec.vcpus,
+            tap=tap,
+            mac=spec.mac,
+            address=f"{spec.ip}/{prefix}" if tap else "",
+            gateway=gateway,
+            mtu=mtu,
+            fenced=spec.fenced,
+        )
+
+    async def _check(self, process: HypervisorInstance) -> None:
+        current = self._last
+        if current is None:
+            return
+        spec = current.spec
+        if not self.history.launched_s:
+            self._adopt(spec)
+        answered = await self._answers(spec)
+        after_check(spec, self.history, answered=answered, now_s=_now())
+        if self.history.ready:
+            self._say("Running", ready=True, pid=process.pid)
+        elif start_overdue(spec, self.history, _now()) and self._tools.authority.granted():
+            self.history.reason = f"not ready within {spec.readiness.start_timeout_s:g} s"
+            await self._give_up()
+        else:
+            self._say("Running" if self._status.phase == "Running" else "Starting", pid=process.pid)
+
+    def _adopt(self, spec: InstanceSpec) -> None:
+        """Found running after the daemon restarted: it keeps its pid and its state."""
+        self.history.launched_s = _now()
+        self.history.restart_generation = spec.restart_generation
+        self._status = msgspec.structs.replace(self._status, phase="Running")
+
+    async def _answers(self, spec: InstanceSpec) -> bool:
+        check = spec.readiness
+        try:
+            async with asyncio.timeout(check.timeout_s + 1):
+                if check.agent and not await self._agent_ready():
+                    return False
+                if check.tcp is not None and not await self._tools.network.probe(
+                    spec.ip, check.tcp.port, None, timeout_s=check.timeout_s
+                ):
+                    return False
+                return check.http is None or await self._tools.network.probe(
+                    spec.ip, check.http.port, check.http.path, timeout_s=check.timeout_s
+                )
+        except TimeoutError:
+            return False
+
+    async def _agent_ready(self) -> bool:
+        try:
+            return (await self._tools.hypervisor.guest_status(self.uid)).ready
+        except BlixardError:
+            return False
+
+    async def _give_up(self) -> None:
+        console = self._tools.hypervisor.console_tail(self.uid, CONSOLE_LINES)
+        await self._tools.hypervisor.kill(self.uid)
+        self._say("Failed", reason=self.history.reason, console=console)
+
+    async def _stop(self, step: Step) -> None:
+        if step.why:
+            self._tools.env.log("info", "instance_stop", uid=self.uid, why=step.why)
+        self._say("Stopping")
+        if step.kind == "kill":
+            await self._tools.hypervisor.kill(self.uid)
+        else:
+            await self._tools.hypervisor.shutdown(self.uid, grace_s=STOP_GRACE_S)
+        await self._tools.hypervisor.forget(self.uid)
+        self.history = History(restarts=self.history.restarts)
+        self._status = InstanceStatus(phase="Stopping")
+
+    async def _collect(self, process: HypervisorInstance) -> None:
+        """The process ended by itself (or by the guard): keep its last words, apply the policy."""
+        console = self._tools.hypervisor.console_tail(self.uid, CONSOLE_LINES)
+        spec = self.assignment.spec if self.assignment is not None else None
+        after_exit(spec, process, self.history, _now())
+        await self._tools.hypervisor.forget(self.uid)
+        self._say("Failed", reason=self.history.reason, console=console)
+
+    def _rest(self, step: Step) -> None:
+        why = "it ended and its restart policy keeps it so" if step.why == "completed" else ""
+        self._say("Stopped", reason=why)
+
+    async def _retire(self, process: HypervisorInstance | None) -> None:
+        if process is not None:
+            await self._tools.hypervisor.forget(self.uid)
+        await self._tools.network.release_tap(self.uid)
+        self.ended = True
+
+    def _failed(self, error: BlixardError) -> None:
+        self._tools.env.log(
+            "warning", "instance_step_failed", uid=self.uid, code=error.code, detail=error.message
+        )
+        self.history.failures += 1
+        self.history.next_launch_s = _now() + backoff_s(self.history.failures)
+        self.history.next_check_s = self.history.next_launch_s
+        self.history.reason = f"{error.code}: {error.message}"
+        if not self.history.ready:
+            self._say("Failed", reason=self.history.reason)
+
+    def _say(
+        self,
+        phase: Phase,
+        *,
+        ready: bool = False,
+        reason: str = "",
+        pid: int = 0,
+        started: bool = False,
+        console: list[str] | None = None,
+    ) -> None:
+        if self.assignment is None:
+            return
+        now_ms = self._tools.env.wall_time_ms()
+        old = self._status
+        started_at = now_ms if started else (0 if phase in ("Building", "Stopped") else None)
+        new = InstanceStatus(
+            phase=phase,
+            ready=ready,
+            reason=reason,
+            restarts=self.history.restarts,
+            started_at_ms=old.started_at_ms if started_at is None else started_at,
+            ready_at_ms=(old.ready_at_ms or now_ms) if ready else 0,
+            pid=pid,
+            run=self.assignment.spec.run,
+            console=console if console is not None else (old.console if phase == "Failed" else []),
+        )
+        if new != old:
+            self._status = new
+            self._tools.report(self.assignment, new)
+
+    def report_again(self) -> None:
+        """Send the status anew (the leader's copy was reset by a new run or epoch)."""
+        if self.assignment is not None and self._status.run == self.assignment.spec.run:
+            self._tools.report(self.assignment, self._status)
+
+
+def recipe_key(recipe: GuestRecipe) -> str:
+    """Return a comparable key of a recipe."""
+    return msgspec.json.encode(recipe).decode()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
