@@ -1,0 +1,168 @@
+"""The entry point ``blixard``: the table of all commands; nothing is imported before it is needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from blixard.cli.tree import LazyGroup, Row, run
+
+_LOCAL = "blixard.app.local"
+_CLI = "blixard.cli"
+
+
+def _verbs(noun: str, text: str, examples: tuple[str, ...], /, **rows: tuple[str, str]) -> LazyGroup:
+    """Return a noun; keyword names are verbs with ``_`` for ``-``."""
+    return LazyGroup(
+        noun,
+        {name.replace("_", "-"): Row(*row) for name, row in rows.items()},
+        text=text,
+        examples=examples,
+        aliases=VERB_ALIASES.get(noun, {}),
+    )
+
+
+# Both spellings that the documents contain are accepted; the canonical one stands in the help.
+NOUN_ALIASES = {
+    "vms": "vm", "virtualmachine": "vm", "images": "image", "img": "image", "operations": "operation",
+    "op": "operation", "contexts": "context", "ctx": "context", "show": "get", "key-value": "kv",
+}
+VERB_ALIASES: dict[str, dict[str, str]] = {
+    "vm": {"ls": "list", "get": "list", "destroy": "delete", "rm": "delete", "show": "status", "shell": "exec"},
+    "cluster": {"add": "add-node", "remove": "remove-node", "node-add": "add-node"},
+    "image": {"ls": "list", "create": "build"},
+    "kv": {"ls": "list", "set": "put", "rm": "delete"},
+    "auth": {"keys": "list-keys", "delete-key": "revoke-key"},
+    "context": {"ls": "list"},
+    "operation": {"ls": "list", "get": "show"},
+}
+
+_VM = _verbs(
+    "vm",
+    "Virtual machines: sets of like instances.",
+    ("blixard vm create web --packages nginx --replicas 3", "blixard vm list", "blixard vm status web"),
+    create=(f"{_CLI}.vm_write:create", "Create a VM from an image or a package list."),
+    list=(f"{_CLI}.vm_read:list_vms", "List VMs."),
+    status=(f"{_CLI}.vm_read:status", "Show a VM, its instances, where they run and why."),
+    start=(f"{_CLI}.vm_write:start", "Start stopped VMs."),
+    stop=(f"{_CLI}.vm_write:stop", "Stop VMs and keep them."),
+    restart=(f"{_CLI}.vm_write:restart", "Restart the instances of VMs."),
+    scale=(f"{_CLI}.vm_write:scale", "Change the number of replicas."),
+    delete=(f"{_CLI}.vm_write:delete", "Delete VMs and their instances."),
+    logs=(f"{_CLI}.vm_streams:logs", "Print or follow the logs of a VM's instances."),
+    console=(f"{_CLI}.vm_streams:console", "Join the serial console of an instance."),
+    exec=(f"{_CLI}.vm_streams:exec_", "Run a command inside an instance."),
+)
+_CLUSTER = _verbs(
+    "cluster",
+    "The cluster and its nodes.",
+    ("blixard cluster status", "blixard cluster add-node --node-id node2"),
+    status=(f"{_CLI}.cluster:status", "Show leader, voters, nodes and their health."),
+    add_node=(f"{_CLI}.cluster:add_node", "Make a one-time token with which a node joins."),
+    join=(f"{_LOCAL}:join", "Join this machine to a cluster with a token."),
+    remove_node=(f"{_CLI}.cluster:remove_node", "Move the work away from a node, then remove it."),
+    force_remove_node=(f"{_CLI}.cluster:force_remove_node", "Remove a node that is lost for good."),
+)
+
+ROWS: dict[str, Row | LazyGroup] = {
+    "vm": _VM,
+    "image": _verbs(
+        "image",
+        "Guest images made of distribution packages.",
+        ("blixard image build web --packages nginx", "blixard image list"),
+        build=(f"{_CLI}.image:build", "Declare an image and wait until it is built."),
+        list=(f"{_CLI}.image:list_images", "List images."),
+    ),
+    "get": Row(f"{_CLI}.objects:get", "List objects of any kind, or show one."),
+    "describe": Row(f"{_CLI}.objects:describe", "Show an object with what it owns and its events."),
+    "apply": Row(f"{_CLI}.manifests:apply", "Create or change what a file declares."),
+    "diff": Row(f"{_CLI}.manifests:diff", "Show what apply would change (exit code 10 if anything)."),
+    "delete": Row(f"{_CLI}.manifests:delete", "Delete objects by name or by file."),
+    "events": Row(f"{_CLI}.events:events", "Show what happened."),
+    "wait": Row(f"{_CLI}.waiting:wait", "Wait for a condition."),
+    "logs": Row(f"{_CLI}.vm_streams:logs_of_vm", "The same as vm logs.", hidden=True),
+    "cluster": _CLUSTER,
+    "node": _verbs(
+        "node",
+        "This node's daemon.",
+        ("blixard node run",),
+        run=(f"{_LOCAL}:run_node", "Run the daemon in the foreground."),
+    ),
+    "init": Row(f"{_LOCAL}:init", "Make a new cluster of this machine, or join one."),
+    "dev": Row("blixard.app.dev:dev", "A whole cluster on this machine: up, down, kill, start, status."),
+    "sim": Row("blixard.app.sim:sim", "Run the cluster inside a deterministic simulator."),
+    "kv": _verbs(
+        "kv",
+        "A small key-value store in the cluster.",
+        ("blixard kv put app/color blue", "blixard kv get app/color"),
+        get=(f"{_CLI}.kv:get", "Print a value."),
+        put=(f"{_CLI}.kv:put", "Set a value."),
+        delete=(f"{_CLI}.kv:delete", "Delete a key."),
+        list=(f"{_CLI}.kv:list_keys", "List keys below a prefix."),
+    ),
+    "auth": _verbs(
+        "auth",
+        "API keys.",
+        ("blixard auth create-key --name ci --role operator", "blixard auth list-keys"),
+        create_key=(f"{_CLI}.auth:create_key", "Make an API key; its secret is shown once."),
+        list_keys=(f"{_CLI}.auth:list_keys", "List API keys."),
+        revoke_key=(f"{_CLI}.auth:revoke_key", "Revoke an API key."),
+    ),
+    "operation": _verbs(
+        "operation",
+        "Long-running work.",
+        ("blixard operation list",),
+        list=(f"{_CLI}.operation:list_operations", "List operations."),
+        show=(f"{_CLI}.operation:show", "Show an operation and its steps."),
+    ),
+    "context": _verbs(
+        "context",
+        "Named clusters.",
+        ("blixard context list", "blixard context use prod"),
+        list=(f"{_CLI}.contexts:list_contexts", "List the clusters of the context file."),
+        use=(f"{_CLI}.contexts:use", "Make a context the default."),
+    ),
+    "config": _verbs(
+        "config",
+        "This node's configuration.",
+        ("blixard config explain", "blixard config explain consensus.election_timeout"),
+        explain=(f"{_CLI}.configuration:explain", "Show every setting and where it comes from."),
+    ),
+    "explain": _verbs(
+        "explain",
+        "What a code means.",
+        ("blixard explain error NO_QUORUM",),
+        error=(f"{_CLI}.explain:error", "Explain an error code."),
+    ),
+    "version": Row(f"{_CLI}.version:version", "Print the version of this program and of the cluster."),
+    "completion": Row(f"{_CLI}.completion:completion", "Print the completion script of a shell."),
+    "__complete": Row(f"{_CLI}.completion:answer", "Answer the completion script.", hidden=True),
+}
+
+SECTIONS = {
+    "Everyday": ("vm", "image", "get", "describe", "apply", "diff", "delete", "events", "wait"),
+    "Cluster": ("cluster", "node", "init", "kv", "auth", "operation"),
+    "On this machine": ("dev", "sim", "context", "config", "explain", "version", "completion"),
+}
+
+ROOT = LazyGroup(
+    "blixard",
+    ROWS,
+    aliases=NOUN_ALIASES,
+    text="Blixard runs microVMs on a cluster of Linux machines.",
+    examples=(
+        "blixard dev up --nodes 3",
+        "blixard apply -f web.yaml",
+        "blixard vm list --watch",
+    ),
+    sections=SECTIONS,
+)
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    sys.exit(run(ROOT, sys.argv[1:], os.environ))
+
+
+if __name__ == "__main__":
+    main()
