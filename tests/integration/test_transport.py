@@ -99,7 +99,7 @@ async def send_until_received(sender: Node, receiver: Node, payload: bytes) -> N
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 60))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(test(), 60))
 
 
 async def echo(uid: str, payload: bytes) -> bytes:
@@ -436,9 +436,12 @@ def test_renewed_certificates_keep_everything_going() -> None:
         epochs: list[int] = []
         async with pair() as (a, b):
             authorize = b._authorize
-            b.transport._service._check._authorize = lambda uid, epoch, method: (
-                epochs.append(epoch) or authorize(uid, epoch, method)
-            )
+
+            def recording(uid: str, epoch: int, method: str) -> BlixardError | None:
+                epochs.append(epoch)
+                return authorize(uid, epoch, method)
+
+            b.transport._service._check._authorize = recording
             b.transport.on_request("echo", echo)
             await send_until_received(a, b, b"old")
             a.tls.reload(AUTHORITY.node("A", epoch=2))

@@ -37,7 +37,7 @@ class RealEnvironment:
 
     @property
     def random(self) -> random.Random:
-        """The node's generator, seeded from the system's entropy."""
+        """The node's generator, good for secrets."""
         return self._random
 
     @property
@@ -76,8 +76,8 @@ class RealEnvironment:
 
 
 def make_random() -> random.Random:
-    """Return a generator seeded from the system's entropy; no secret may come from it."""
-    return random.Random(secrets.randbits(256))  # noqa: S311 - jitter, not secrets
+    """Return a generator that draws from the system's entropy: keys and tokens come from it too."""
+    return random.SystemRandom()
 
 
 def make_spawner(log: JsonLog) -> TaskSpawner:

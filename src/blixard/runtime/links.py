@@ -28,7 +28,7 @@ _CODES = {
 
 
 class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of one link; ``messages_dropped`` counts what was refused or lost while unconnected."""
+    """Figures of one link; ``messages_dropped``: did not fit, or lost while unconnected."""
 
     uid: str
     address: str

@@ -8,8 +8,8 @@ import msgspec
 class TransportConfig(msgspec.Struct, frozen=True, kw_only=True):
     """All bounds; sizes in bytes, times in seconds.
 
-    A dead peer is noticed after ``keepalive_s`` + ``keepalive_timeout_s``. The age limit makes every
-    connection prove its certificate again, should all other checks have missed something.
+    A dead peer is noticed after ``keepalive_s`` + ``keepalive_timeout_s``. The age limit makes
+    every connection prove its certificate again, should all other checks have missed something.
     """
 
     message_bytes_max: int = 16 << 20

@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Callable
 
-# The core library writes each failed handshake to standard error unless told otherwise, before import.
+# Before the import: or gRPC's core writes each failed handshake to standard error by itself.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from grpc import aio
@@ -71,7 +71,11 @@ class GrpcTransport:
         tls.on_reload(self._renew_links)
 
     async def start(self, address: str) -> int:
-        """Listen on ``host:port`` (port 0: any); return the port. Raises BlixardError UNREACHABLE."""
+        """Listen on ``host:port`` (port 0: any); return the port.
+
+        Raises:
+            BlixardError: UNREACHABLE, if the address cannot be had.
+        """
         server = aio.server(
             handlers=[self._service.generic_handler()],
             options=self._config.server_options(),
