@@ -1,5 +1,7 @@
 //! The log in memory: what the consensus engine reads back. Durability is the caller's.
 
+use std::cell::Cell;
+
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};
 
@@ -11,11 +13,20 @@ pub struct SnapshotMark {
     pub conf: ConfState,
 }
 
+impl SnapshotMark {
+    fn includes(&self, id: u64) -> bool {
+        let conf = &self.conf;
+        [&conf.voters, &conf.learners, &conf.voters_outgoing].iter().any(|list| list.contains(&id))
+    }
+}
+
 /// Entries after `base_index`, and the newest snapshot that may be offered to a follower.
 #[derive(Debug, Default)]
 pub struct Cache {
     pub hard_state: HardState,
     pub snapshot: SnapshotMark,
+    /// A peer needs a snapshot that is newer than the one at hand.
+    pub wanted: Cell<bool>,
     base_index: u64,
     base_term: u64,
     entries: Vec<Entry>,
@@ -132,9 +143,12 @@ impl Storage for Cache {
         Ok(self.end_index())
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> Result<Snapshot> {
+    fn snapshot(&self, request_index: u64, to: u64) -> Result<Snapshot> {
         let mark = &self.snapshot;
-        if mark.index == 0 || mark.index < request_index || mark.index < self.base_index {
+        // The engine of a peer ignores a snapshot whose members do not include it.
+        let usable = mark.index >= request_index && mark.index >= self.base_index && mark.includes(to);
+        if mark.index == 0 || !usable {
+            self.wanted.set(true);
             return Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable));
         }
         let mut snapshot = Snapshot::default();

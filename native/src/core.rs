@@ -580,10 +580,16 @@ impl Core {
         let store = self.raw.mut_store();
         if mark.index > store.snapshot.index {
             store.snapshot = mark;
+            store.wanted.set(false);
         }
         let limit = compact_to.min(store.snapshot.index).min(store.end_index());
         store.compact(limit);
         self.settle(false);
+    }
+
+    /// Whether a peer waits for a snapshot newer than the one offered.
+    pub fn wants_snapshot(&self) -> bool {
+        self.is_leader() && self.raw.store().wanted.get()
     }
 
     /// Members as the engine has applied them.

@@ -248,8 +248,9 @@ impl RawRaft {
         self.guard(|core| from_conf_state(&core.conf_state()))
     }
 
-    /// (role, term, leader id, commit, last index, base index, transferring to, refused messages)
-    fn state(&mut self) -> PyResult<(&'static str, u64, u64, u64, u64, u64, u64, u64)> {
+    /// (role, term, leader id, commit, last index, base index, transferring to, refused messages, wants snapshot)
+    #[allow(clippy::type_complexity)]
+    fn state(&mut self) -> PyResult<(&'static str, u64, u64, u64, u64, u64, u64, u64, bool)> {
         self.guard(|core| {
             let raft = &core.raw.raft;
             (
@@ -261,6 +262,7 @@ impl RawRaft {
                 core.raw.store().base_index(),
                 raft.lead_transferee.unwrap_or(0),
                 core.refused_messages,
+                core.wants_snapshot(),
             )
         })
     }

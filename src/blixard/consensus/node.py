@@ -1,0 +1,584 @@
+"""The Raft node: feeds the engine, makes its output durable, sends, applies, answers.
+
+Order within one pass: messages, ticks, proposals and reads go in; then for each ready a leader's messages
+leave at once, groups go to the saver, committed entries are applied. What a follower says leaves only
+when everything before it is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from blixard._raft import RaftPanicError, RawRaft
+from blixard.base.errors import BlixardError
+from blixard.consensus import recovery
+from blixard.consensus.changes import Changes
+from blixard.consensus.clock import Ticker
+from blixard.consensus.config import (
+    Member,
+    PeerStatus,
+    RaftConfig,
+    RaftStatus,
+    StateMachine,
+)
+from blixard.consensus.log import Log
+from blixard.consensus.membership import Membership
+from blixard.consensus.peers import Peers
+from blixard.consensus.proposals import Proposals
+from blixard.consensus.reads import Reads, Waiter
+from blixard.consensus.room import Room, is_full
+from blixard.consensus.saving import Frames, Save, Saver
+from blixard.consensus.snapshots import SnapshotMeta, SnapshotStore
+from blixard.consensus.transfer import Offer, SnapshotReceiver, SnapshotSender
+from blixard.consensus.wire import CHANNEL, SNAPSHOT_METHOD, Hello
+from blixard.ports.environment import Environment
+
+__all__ = [
+    "Member",
+    "PeerStatus",
+    "RaftConfig",
+    "RaftNode",
+    "RaftStatus",
+    "StateMachine",
+]
+
+_READIES_PER_PASS = 64
+_SNAPSHOT_RETRY_S = 5.0
+
+
+class RaftNode:
+    """One member of the group; all methods belong to the event loop's thread."""
+
+    def __init__(
+        self,
+        env: Environment,
+        config: RaftConfig,
+        machine: StateMachine,
+        *,
+        directory: str = "raft",
+    ) -> None:
+        self._env = env
+        self._config = config
+        self._machine = machine
+        self._directory = directory
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._role_callbacks: list[Callable[[], None]] = []
+        self._applied_callbacks: list[Callable[[int], None]] = []
+        self._proposals = Proposals(
+            max_pending=config.max_pending_proposals, max_batch=config.max_batch_entries
+        )
+        self._reads = Reads(
+            max_waiters=config.max_pending_reads,
+            max_rounds=config.max_read_rounds,
+            retry_s=config.election_s / 2,
+        )
+        self._room = Room(env, directory, config)
+        self._membership = Membership(([], [], [], [], False))
+        self._ticks_due = 0
+        self._running = False
+        self._suspended = False
+        self._snapshotting = False
+        self._snapshot_not_before = 0.0
+        self._snapshot_index = 0
+        self._own = Member(0, "", "")
+        self.role, self.term, self._leader_id = "stopped", 0, 0
+        self.commit_index = self.applied_index = self._applied_term = self._last_index = 0
+        self.is_leader = False
+
+    # first state
+
+    @staticmethod
+    async def bootstrap(
+        env: Environment, *, directory: str = "raft", cluster_id: str, member: Member
+    ) -> None:
+        """Write the first durable state of a new cluster with one voter.
+
+        Raises:
+            BlixardError: WRONG_CLUSTER if the directory holds a node already.
+        """
+        voter = msgspec.structs.replace(member, learner=False)
+        identity = recovery.Identity(cluster_id, voter)
+        await recovery.write_first_state(env, directory, identity, voter=True)
+
+    @staticmethod
+    async def create_empty(
+        env: Environment, *, directory: str = "raft", cluster_id: str, member: Member
+    ) -> None:
+        """Write the state of a joiner: nothing yet, the leader will send it.
+
+        Raises:
+            BlixardError: WRONG_CLUSTER if the directory holds a node already.
+        """
+        identity = recovery.Identity(cluster_id, member)
+        await recovery.write_first_state(env, directory, identity, voter=False)
+
+    # life
+
+    async def start(self) -> None:
+        """Recover from disk, then run.
+
+        Raises:
+            BlixardError: LOG_CORRUPT naming file and offset; NOT_FOUND without a first state.
+        """
+        found = await recovery.recover(self._env, self._directory, self._config)
+        self._adopt(found)
+        self._room.start()
+        transport = self._env.transport
+        transport.on_message(CHANNEL, self._peers.on_message)
+        transport.on_request(SNAPSHOT_METHOD, self._on_chunk)
+        self._running = True
+        ticker = Ticker(self._env, self._config, self._on_ticks)
+        for name, task in (
+            ("raft-save", self._saver.run()),
+            ("raft-pass", self._run()),
+            ("raft-tick", ticker.run()),
+        ):
+            self._tasks.append(self._env.spawn(task, name=name))
+        if self._membership.voters() == [self._own.raft_id]:
+            self._core.campaign()
+        self._wake.set()
+
+    def _adopt(self, found: recovery.Start) -> None:
+        """Take over what recovery found."""
+        self._core: RawRaft = found.core
+        self._log: Log = found.log
+        self._store: SnapshotStore = found.snapshots
+        self._own = found.identity.member
+        hello = Hello(found.identity.cluster_id, self._own.raft_id, self._own.address)
+        self._cluster_id = hello.cluster_id
+        self._peers = Peers(self._env, hello, self._config, self._membership_now, self._wake.set)
+        self._changes = Changes(self._core, self._config, self._proposals, self)
+        self._saver = Saver(
+            self._env, self._log, self._core, self._config, self._room, self._on_saved
+        )
+        self._sender = SnapshotSender(
+            self._env, self._store, hello, self._config, self._report_snapshot
+        )
+        self._receiver = SnapshotReceiver(self._env, self._store, self._room, self._install)
+        self._load(found.meta, found.payload)
+        self._env.log(
+            "info",
+            "raft_recovered",
+            snapshot=found.meta.index,
+            records_cut=found.cut_bytes,
+            log_bytes=self._log.size,
+        )
+        self._refresh()
+
+    def _membership_now(self) -> Membership:
+        return self._membership
+
+    async def stop(self) -> None:
+        """Stop the tasks and answer all who wait; what is on disk stays as it is."""
+        self._running = False
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        self._proposals.lost_leadership(self._not_leader())
+        self._reads.fail(BlixardError("NO_QUORUM", "the node stops"), leader_only=False)
+        self._log.close()
+        self.role, self.is_leader = "stopped", False
+
+    # what it knows
+
+    @property
+    def leader_uid(self) -> str:
+        """The leader's node uid, empty if unknown."""
+        return self._peers.uid_of(self._leader_id) if self._leader_id else ""
+
+    @property
+    def members(self) -> dict[int, Member]:
+        """The members by raft id, in order."""
+        return {member.raft_id: member for member in self._membership.listed()}
+
+    @property
+    def suspended(self) -> bool:
+        """Whether the node slept so long that a quorum must confirm it first."""
+        return self._suspended
+
+    def status(self) -> RaftStatus:
+        """Return all that is worth showing."""
+        return RaftStatus(
+            uid=self._own.uid,
+            raft_id=self._own.raft_id,
+            role=self.role,
+            term=self.term,
+            leader_uid=self.leader_uid,
+            is_leader=self.is_leader,
+            suspended=self._suspended,
+            commit_index=self.commit_index,
+            applied_index=self.applied_index,
+            last_index=self._last_index,
+            snapshot_index=self._snapshot_index,
+            log_bytes=self._log.size,
+            log_segments=len(self._log.segments),
+            last_sync_ms=self._saver.last_sync_s * 1000,
+            disk_full=self._room.full,
+            pending_proposals=len(self._proposals.pending),
+            refused_messages=self._core.state()[7],
+            state_hash=self._machine.state_hash().hex(),
+            members=self._membership.listed(),
+            peers=self._peer_status(),
+        )
+
+    def _peer_status(self) -> tuple[PeerStatus, ...]:
+        known = self._membership.members
+        rows = []
+        for raft_id, matched, _, state, active, learner in self._core.peers():
+            member = known.get(raft_id, Member(raft_id, "", ""))
+            rows.append(
+                PeerStatus(raft_id, member.uid, member.address, learner, matched, state, active)
+            )
+        return tuple(rows)
+
+    def on_role_change(self, callback: Callable[[], None]) -> None:
+        """Call *callback* when role, term, leader or ``is_leader`` changed."""
+        self._role_callbacks.append(callback)
+
+    def on_applied(self, callback: Callable[[int], None]) -> None:
+        """Call *callback* with the applied index after each batch."""
+        self._applied_callbacks.append(callback)
+
+    # requests
+
+    async def propose(self, data: bytes, *, timeout_s: float) -> Any:
+        """Replicate *data* and return what the state machine answered.
+
+        Raises:
+            BlixardError: NOT_LEADER (details: leader), OUTCOME_UNKNOWN, NO_QUORUM, OVERLOADED,
+                DISK_FULL, TOO_LARGE.
+        """
+        if self.role != "leader":
+            raise self._not_leader()
+        if self._room.full:
+            raise BlixardError("DISK_FULL", "the leader's data directory has no room")
+        if not 0 < len(data) <= self._config.max_entry_bytes:
+            raise BlixardError(
+                "TOO_LARGE", f"{len(data)} bytes, at most {self._config.max_entry_bytes}"
+            )
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._proposals.add(data, future, loop.time() + timeout_s)
+        self._wake.set()
+        return await future
+
+    async def read_barrier(self, *, timeout_s: float) -> int:
+        """Return once everything acknowledged before the call is applied here.
+
+        Raises:
+            BlixardError: NO_QUORUM after *timeout_s*; OVERLOADED.
+        """
+        return await self._read(timeout_s, leader_only=False)
+
+    async def quorum_round(self, *, timeout_s: float) -> int:
+        """Like :meth:`read_barrier`, on the leader only.
+
+        Raises:
+            BlixardError: NOT_LEADER, NO_QUORUM, OVERLOADED.
+        """
+        if self.role != "leader":
+            raise self._not_leader()
+        return await self._read(timeout_s, leader_only=True)
+
+    async def _read(self, timeout_s: float, *, leader_only: bool) -> int:
+        if not self._running:
+            raise BlixardError("NO_QUORUM", "the node does not run")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[int] = loop.create_future()
+        self._reads.add(Waiter(future, loop.time() + timeout_s, leader_only))
+        self._wake.set()
+        return await future
+
+    async def add_learner(self, member: Member, *, timeout_s: float) -> None:
+        """Add a member that receives the log and does not vote."""
+        await self._changes.add_learner(member, timeout_s=timeout_s)
+
+    async def promote(self, raft_id: int, *, timeout_s: float) -> None:
+        """Give a learner its vote once it has caught up."""
+        await self._changes.promote(raft_id, timeout_s=timeout_s)
+
+    async def remove(self, raft_id: int, *, timeout_s: float) -> None:
+        """Remove a member for good; a leader hands leadership on instead of removing itself."""
+        await self._changes.remove(raft_id, timeout_s=timeout_s)
+
+    async def transfer_leader(self, raft_id: int, *, timeout_s: float) -> None:
+        """Hand leadership to a voter."""
+        await self._changes.transfer(raft_id, timeout_s=timeout_s)
+
+    # for the parts of this package
+
+    @property
+    def membership(self) -> Membership:
+        """The members as applied."""
+        return self._membership
+
+    def not_leader(self) -> BlixardError:
+        """Return the error that names the leader."""
+        return self._not_leader()
+
+    def wake(self) -> None:
+        """Let the loop look for work."""
+        self._wake.set()
+
+    def _not_leader(self) -> BlixardError:
+        leader = self.leader_uid if self._leader_id != self._own.raft_id else ""
+        text = f"the leader is {leader}" if leader else "no leader is known"
+        return BlixardError("NOT_LEADER", text, details={"leader": leader})
+
+    # the loop
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            self._pass()
+            if self._wake.is_set():
+                await asyncio.sleep(0)
+
+    def _pass(self) -> None:
+        """One round: everything in, everything out."""
+        core = self._core
+        try:
+            frames = self._peers.take()
+            if frames:
+                core.step_many(frames)
+            while self._ticks_due:
+                self._ticks_due -= 1
+                core.tick()
+            self._refresh()
+            self._put_in()
+            for _ in range(_READIES_PER_PASS):
+                ready = core.ready()
+                if ready is None:
+                    break
+                self._handle(*ready)
+            else:
+                self._wake.set()
+            self._refresh()
+        except RaftPanicError as error:
+            self._env.fatal(f"the Raft engine broke an invariant: {error}")
+
+    def _put_in(self) -> None:
+        if self._proposals.queue and not self._core.state()[6]:
+            full = BlixardError("OVERLOADED", "too many bytes wait for a quorum")
+            self._proposals.flush(self._core, why_not=full)
+        if self._reads.waiting:
+            self._reads.issue(self._core, asyncio.get_running_loop().time())
+
+    def _handle(
+        self,
+        number: int,
+        group: bytes,
+        last_index: int,
+        install: tuple[int, int] | None,
+        send_now: Frames,
+        send_after: Frames,
+        offers: list[tuple[int, int, int, bytes]],
+        committed: list[tuple[int, int, bool, int, bytes]],
+        reads: list[tuple[int, int]],
+    ) -> None:
+        if send_now:
+            self._send(send_now)
+        for to, index, term, message in offers:
+            self._sender.offer(Offer(to, self._peers.uid_of(to), index, term, message))
+        if group or not self._saver.idle:
+            self._saver.add(Save(number, group, last_index, install, send_after))
+        else:
+            self._core.persisted(number)
+            self._send(send_after)
+        if committed:
+            self._apply(committed)
+        for token, index in reads:
+            self._reads.confirm(token, index)
+        if reads:
+            self._reads.resolve(self.applied_index)
+
+    def _send(self, frames: Frames) -> None:
+        for raft_id in self._peers.send(frames):
+            self._core.report_unreachable(raft_id)
+
+    def _on_saved(self, saves: list[Save]) -> None:
+        """Everything up to these readies is durable."""
+        try:
+            install = saves[-1].install
+            if install is not None:
+                meta, payload = self._store.load(self._store.path(*install))
+                self._load(meta, payload)
+            self._core.persisted(saves[-1].number)
+            if install is not None:
+                self._core.applied(install[0])
+            for save in saves:
+                self._send(save.frames)
+        except RaftPanicError as error:
+            self._env.fatal(f"the Raft engine broke an invariant: {error}")
+        except BlixardError as error:
+            self._env.fatal(f"an installed snapshot cannot be read: {error.message}")
+        self._pass()
+
+    def _refresh(self) -> None:
+        """Look at the engine's state; tell whoever wants to know of a change."""
+        state = self._core.state()
+        role, term, leader, self.commit_index, self._last_index = state[:5]
+        if state[8]:
+            self._maybe_snapshot(asked=True)
+        leads = role == "leader" and self._applied_term == term and not self._suspended
+        before = (self.role, self.term, self._leader_id, self.is_leader)
+        if (role, term, leader, leads) == before:
+            return
+        self.role, self.term, self._leader_id, self.is_leader = role, term, leader, leads
+        if (role, term) != before[:2]:
+            self._reads.restart()
+        if before[0] == "leader" and (role != "leader" or term != before[1]):
+            self._proposals.lost_leadership(self._not_leader())
+            self._reads.fail(self._not_leader(), leader_only=True)
+        for callback in self._role_callbacks:
+            callback()
+
+    def _apply(self, committed: list[tuple[int, int, bool, int, bytes]]) -> None:
+        apply, done = self._machine.apply, self._proposals.done
+        for index, term, change, token, data in committed:
+            result: Any = None
+            if change:
+                result = self._apply_change(data)
+            elif data:
+                result = apply(index, term, data)
+            if token:
+                done(token, result)
+        self._applied_term, self.applied_index = committed[-1][1], committed[-1][0]
+        self._core.applied(self.applied_index)
+        self._after_apply()
+
+    def _after_apply(self) -> None:
+        self._reads.resolve(self.applied_index)
+        for callback in self._applied_callbacks:
+            callback(self.applied_index)
+        self._maybe_snapshot()
+
+    def _apply_change(self, data: bytes) -> bool:
+        conf, about, changes = self._core.apply_change(data)
+        self._membership.apply(conf, about, changes)
+        self._peers.learn(self._membership)
+        self._env.log("info", "raft_members", voters=conf[0], learners=conf[1])
+        return bool(changes)
+
+    # time
+
+    def _on_ticks(self, count: int, *, slept: bool) -> None:
+        now = asyncio.get_running_loop().time()
+        self._room.tick()
+        self._proposals.tick(now)
+        self._reads.tick(now)
+        if slept and not self._suspended and self.role != "stopped":
+            self._env.log("warning", "raft_slept")
+            self._suspended = True
+        if self._suspended:
+            self._ask_confirmation(now)
+        if self._saver.pending_s(now) > self._config.election_s:
+            self._give_up_leadership()
+        else:
+            self._ticks_due = count
+        self._wake.set()
+
+    def _give_up_leadership(self) -> None:
+        """A disk that does not answer must not lead; nor does it stand for election."""
+        if self.role == "leader":
+            self._env.log("error", "raft_disk_stalled", seconds=self._config.election_s)
+            self._core.step_down()
+
+    def _ask_confirmation(self, now: float) -> None:
+        """Serve again only after a quorum answered a round begun after the sleep."""
+        if any(w.future is self._confirmation for w in self._reads.waiting):
+            return
+        if self._confirmation is not None and not self._confirmation.done():
+            return
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(self._confirmed)
+        self._confirmation = future
+        self._reads.add(Waiter(future, now + self._config.election_s, leader_only=False))
+
+    _confirmation: asyncio.Future[int] | None = None
+
+    def _confirmed(self, future: asyncio.Future[int]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            self._suspended = False
+            self._wake.set()
+
+    # snapshots
+
+    def _load(self, meta: SnapshotMeta, payload: bytes) -> None:
+        """Take the state of a snapshot."""
+        if not meta.genesis:
+            self._machine.restore(payload)
+        self._membership = Membership(meta.conf, meta.members, meta.removed)
+        self._peers.learn(self._membership)
+        self.applied_index, self._applied_term = meta.index, meta.term
+        self._snapshot_index = meta.index
+        self._reads.resolve(meta.index)
+        for callback in self._applied_callbacks:
+            callback(meta.index)
+
+    def _maybe_snapshot(self, *, asked: bool = False) -> None:
+        behind = self.applied_index - self._snapshot_index
+        wanted = behind >= self._config.snapshot_entries or (
+            behind > 0 and self._log.size > 2 * self._config.snapshot_log_bytes
+        )
+        if not (wanted or (asked and behind > 0)) or self._snapshotting:
+            return
+        if asyncio.get_running_loop().time() < self._snapshot_not_before:
+            return
+        self._snapshotting = True
+        meta = SnapshotMeta(
+            self._cluster_id,
+            self.applied_index,
+            self._applied_term,
+            self._membership.conf,
+            self._membership.listed(),
+            self._membership.removed,
+        )
+        task = self._take_snapshot(meta, self._machine.freeze())
+        self._tasks.append(self._env.spawn(task, name="raft-take-snapshot"))
+
+    async def _take_snapshot(self, meta: SnapshotMeta, handle: Any) -> None:
+        try:
+            await self._store.save(meta, self._machine.encode(handle))
+            await self._compact(meta)
+        except OSError as error:
+            if not is_full(error):
+                self._env.fatal(f"a snapshot could not be written: {error}")
+            self._room.ran_out()
+            now = asyncio.get_running_loop().time()
+            self._snapshot_not_before = now + _SNAPSHOT_RETRY_S
+        except BlixardError as error:
+            self._env.fatal(f"a snapshot could not be kept: {error.message}")
+        finally:
+            self._snapshotting = False
+            self._tasks = [task for task in self._tasks if not task.done()]
+
+    async def _compact(self, meta: SnapshotMeta) -> None:
+        """Forget entries that the snapshot holds; on disk, those that both kept ones hold."""
+        self._snapshot_index = max(self._snapshot_index, meta.index)
+        trailing = max(meta.index - self._config.trailing_entries, 0)
+        self._core.compact(meta.index, meta.term, meta.conf, trailing)
+        oldest = self._store.paths()[-1]
+        await self._log.remove_before(self._store.index_of(oldest))
+
+    def _report_snapshot(self, to: int, finished: bool) -> None:
+        if self._running:
+            self._core.report_snapshot(to, finished)
+            self._wake.set()
+
+    async def _on_chunk(self, uid: str, payload: bytes) -> bytes:
+        if not self._running:
+            raise BlixardError("UNREACHABLE", "the node does not run")
+        return await self._receiver.handle(uid, payload)
+
+    def _install(self, meta: SnapshotMeta, message: bytes) -> None:
+        """A verified snapshot stands on disk: let the engine decide about it."""
+        self._core.step_snapshot(message)
+        self._wake.set()
