@@ -1,0 +1,59 @@
+"""``events``: what happened, newest last."""
+
+from __future__ import annotations
+
+import click
+
+from blixard.base.units import parse_duration_s
+from blixard.cli import paths
+from blixard.cli.kinds import Kind, kind_named, split_reference
+from blixard.cli.output import Object
+from blixard.cli.session import Session
+from blixard.cli.tree import command
+
+EVENT = kind_named("event")
+
+
+@command(examples=("blixard events", "blixard events --for vm/web --since 10m", "blixard events --follow"))
+@click.option("--for", "about", metavar="KIND/NAME", help="Only events about this object.")
+@click.option("--since", metavar="TIME", help="Only events of the last 10m, 1h, ...")
+@click.option("--follow", "-f", is_flag=True, help="Go on printing new events.")
+def events(session: Session, about: str | None, since: str | None, follow: bool) -> None:
+    """Show what happened."""
+    if follow:
+        session.flags.given["watch"] = True
+    found, revision = session.list(EVENT)
+    if about:
+        kind, name = split_reference(about)
+        found = events_about(found, kind_named(kind), name)
+        session.flags.given["filter"] = (*session.flags.filters, f"object={kind_named(kind).lower}/{name or '*'}")
+    if since:
+        oldest = session.out.now_ms - int(parse_duration_s(since) * 1000)
+        found = [e for e in found if time_of(e) >= oldest]
+    session.out.show_list(EVENT, sorted(found, key=time_of), revision=revision)
+    if session.flags.on("watch"):
+        from blixard.cli.objects import watch
+
+        watch(session, EVENT, revision)
+
+
+def time_of(event: Object) -> int:
+    """Return when an event last happened."""
+    metadata = event.get("metadata", {})
+    return int(metadata.get("updatedAtMs") or metadata.get("createdAtMs") or 0)
+
+
+def events_about(events: list[Object], kind: Kind, name: str) -> list[Object]:
+    """Return the events about one object (and, for a VM, about its instances), oldest first."""
+    return sorted((e for e in events if _is_about(e, kind, name)), key=time_of)
+
+
+def _is_about(event: Object, kind: Kind, name: str) -> bool:
+    about = next((a for s in ("object", "about", "regarding") if (a := paths.get(event, f"spec.{s}"))), "")
+    if isinstance(about, dict):
+        about = f"{about.get('kind', '')}/{about.get('name', '')}"
+    event_kind, event_name = split_reference(str(about))
+    if event_kind.lower() == kind.lower:
+        return not name or event_name == name
+    stem, _, ordinal = event_name.rpartition("-")
+    return kind.name == "VM" and event_kind.lower() == "instance" and stem == name and ordinal.isdigit()

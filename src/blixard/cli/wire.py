@@ -1,0 +1,47 @@
+"""What the command line needs of the API: the part of ``blixard.api.client`` that it uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+
+class ByteStream(Protocol):
+    """A two-way stream of frames: one byte of channel, then data (see :mod:`blixard.cli.frames`)."""
+
+    def send(self, frame: bytes) -> None:
+        """Send one frame. Raises ConnectionError."""
+
+    def receive(self) -> bytes | None:
+        """Return the next frame, None at the end. Raises ConnectionError."""
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on."""
+
+    def close(self) -> None:
+        """End both directions."""
+
+
+class Api(Protocol):
+    """One cluster, reached through any of its nodes."""
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 30.0,
+    ) -> Any:
+        """Return the decoded answer. Raises BlixardError with the server's code."""
+
+    def watch(
+        self,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Yield changes ``{type, object, revision}``; raises TIMEOUT after *timeout_s* as a whole."""
