@@ -19,8 +19,8 @@ class TransportConfig(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout_s: float = 2.0
     backoff_first_s: float = 0.05
     backoff_max_s: float = 1.0
-    keepalive_s: float = 1.0
-    keepalive_timeout_s: float = 1.0
+    keepalive_s: float = 0.5
+    keepalive_timeout_s: float = 1.5
     recheck_s: float = 10.0
     connection_age_s: float = 4 * 3600.0
     connection_age_grace_s: float = 60.0
@@ -36,6 +36,8 @@ class TransportConfig(msgspec.Struct, frozen=True, kw_only=True):
             ("grpc.max_send_message_length", largest),
             ("grpc.keepalive_time_ms", int(self.keepalive_s * 1000)),
             ("grpc.keepalive_timeout_ms", int(self.keepalive_timeout_s * 1000)),
+            # The wait for the answer to any ping, a probe of the bandwidth included; default 60 s.
+            ("grpc.http2.ping_timeout_ms", int(self.keepalive_timeout_s * 1000)),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
         ]
