@@ -1,0 +1,47 @@
+"""A host's clocks: boot time with offset and drift, wall time that may step."""
+
+from __future__ import annotations
+
+BILLION = 1_000_000_000
+WALL_EPOCH_MS = 1_800_000_000_000  # the virtual world begins in January 2027
+
+
+class HostClock:
+    """Maps the world's nanoseconds to the host's; ``drift_ppb`` is parts per billion.
+
+    ``time.monotonic`` and CLOCK_BOOTTIME of a host are this one clock; it starts again from
+    *offset_ns* at each boot.
+    """
+
+    __slots__ = ("_base_ns", "_rate", "_wall_ms", "drift_ppb", "offset_ns")
+
+    def __init__(self, *, base_ns: int = 0, offset_ns: int = 0, drift_ppb: int = 0) -> None:
+        self._base_ns = base_ns
+        self.offset_ns = offset_ns
+        self.drift_ppb = drift_ppb
+        self._rate = 1 + drift_ppb / BILLION
+        self._wall_ms = WALL_EPOCH_MS + base_ns // 1_000_000
+
+    def boottime_ns(self, now_ns: int) -> int:
+        """Return the host's nanoseconds at the world's *now_ns*."""
+        elapsed = now_ns - self._base_ns
+        return self.offset_ns + elapsed + elapsed * self.drift_ppb // BILLION
+
+    def wall_ms(self, now_ns: int) -> int:
+        """Return the host's Unix milliseconds."""
+        return self._wall_ms + (self.boottime_ns(now_ns) - self.offset_ns) // 1_000_000
+
+    def step_wall(self, milliseconds: int) -> None:
+        """Set the wall clock forward or back; boot time does not notice."""
+        self._wall_ms += milliseconds
+
+    def world_delay_ns(self, delay_s: float) -> int:
+        """Return how long the world must wait until *delay_s* have passed on this host."""
+        if delay_s <= 0:
+            return 0
+        return max(1, round(delay_s / self._rate * BILLION))
+
+    def world_at_ns(self, host_ns: int) -> int:
+        """Return the world's time at which the host's clock shows *host_ns*."""
+        elapsed = host_ns - self.offset_ns
+        return self._base_ns + elapsed * BILLION // (BILLION + self.drift_ppb)

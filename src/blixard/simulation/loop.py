@@ -1,0 +1,350 @@
+"""A deterministic asyncio event loop: virtual time in integer nanoseconds, one seeded order.
+
+Within a process callbacks run in the order in which they became ready, as asyncio promises; mode
+``random`` draws which process runs next. Nothing here waits for real time, and nothing that would
+(threads, sockets, child processes, signals) is allowed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import heapq
+import random
+import traceback
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Literal, NoReturn
+
+from blixard.simulation.clock import BILLION, HostClock
+from blixard.simulation.process import PROCESS, Process, ProcessExitError
+
+Mode = Literal["fifo", "random"]
+MAX_STEPS_PER_INSTANT = 200_000
+_COLLECT_EVERY = 1 << 16
+_COMPACT_AT = 4_096
+
+
+class ForbiddenError(RuntimeError):
+    """Code inside the simulation reached for the real world."""
+
+
+class LivelockError(RuntimeError):
+    """Callbacks ran without end at one instant, or more of them than the budget."""
+
+
+class SimHandle(asyncio.TimerHandle):
+    """One callback and the process that it belongs to; cancelled: the callback is None."""
+
+    __slots__ = ("args", "callback", "context", "loop", "process", "when_ns")
+
+    def __init__(  # pylint: disable=super-init-not-called
+        self,
+        loop: SimLoop,
+        process: Process,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        context: contextvars.Context,
+    ) -> None:
+        self.loop = loop
+        self.process = process
+        self.callback: Callable[..., object] | None = callback
+        self.args = args
+        self.context = context
+        self.when_ns = -1
+
+    def cancel(self) -> None:
+        """Never run the callback."""
+        if self.callback is not None:
+            self.callback = None
+            self.args = ()
+            if self.when_ns >= 0:
+                self.loop.cancelled_timers += 1
+
+    def cancelled(self) -> bool:
+        """Tell whether it was cancelled."""
+        return self.callback is None
+
+    def when(self) -> float:
+        """Return the time on the clock of its process."""
+        return self.process.clock.boottime_ns(self.when_ns) / BILLION
+
+    def __repr__(self) -> str:
+        return f"<SimHandle {self.process.name} {self.callback}>"
+
+
+class SimLoop(asyncio.AbstractEventLoop):
+    """The loop; :meth:`run_until` is its engine."""
+
+    def __init__(self, *, order: random.Random, mode: Mode = "fifo", max_steps: int = 0) -> None:
+        self.now_ns = 0
+        self.steps = 0
+        self.cancelled_timers = 0
+        self.errors: list[str] = []
+        self._max_steps = max_steps or 1 << 62
+        self._random = order.random
+        self._heap: list[tuple[int, int, SimHandle]] = []
+        self._seq = 0
+        self._ready: deque[SimHandle] = deque()
+        self._waiting: list[Process] = []
+        self._running = self._closed = self._stopping = False
+        self.push = self._push_fifo if mode == "fifo" else self._push_random
+        self._pop = self._ready.popleft if mode == "fifo" else self._pop_random
+        self.root = Process(self, "world", host=0, clock=HostClock())
+        self.current = self.root
+
+    # scheduling
+
+    def call_soon(
+        self,
+        callback: Callable[..., object],
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> SimHandle:
+        """Run *callback* at this instant, in the process of *context* or the current one."""
+        if context is None:
+            process = self.current
+            context = process.context
+        else:
+            process = context.get(PROCESS) or self.root
+        handle = SimHandle(self, process, callback, args, context)
+        self.push(handle)
+        return handle
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> SimHandle:
+        """Run *callback* after *delay* seconds of the process's clock."""
+        process = self.current if context is None else context.get(PROCESS) or self.root
+        when_ns = self.now_ns + process.clock.world_delay_ns(delay)
+        return self.schedule(when_ns, callback, args, context or process.context, process)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> SimHandle:
+        """Run *callback* when the process's clock shows *when* seconds."""
+        process = self.current if context is None else context.get(PROCESS) or self.root
+        when_ns = process.clock.world_at_ns(round(when * BILLION))
+        return self.schedule(when_ns, callback, args, context or process.context, process)
+
+    def schedule(
+        self,
+        when_ns: int,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        context: contextvars.Context,
+        process: Process,
+    ) -> SimHandle:
+        """Run *callback* at a time of the world."""
+        handle = SimHandle(self, process, callback, args, context)
+        handle.when_ns = when_ns
+        self._seq += 1
+        heapq.heappush(self._heap, (when_ns, self._seq, handle))
+        return handle
+
+    def time(self) -> float:
+        """Return the seconds of the running process's clock."""
+        return self.current.clock.boottime_ns(self.now_ns) / BILLION
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """Return a future of this loop."""
+        return asyncio.Future(loop=self)
+
+    def create_task(  # type: ignore[override]
+        self,
+        coro: Generator[Any, None, Any] | Coroutine[Any, Any, Any],
+        *,
+        name: str | None = None,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Task[Any]:
+        """Run a coroutine in the process of *context*, or in the current one."""
+        process = self.current if context is None else context.get(PROCESS) or self.root
+        context = context or process.context.copy()
+        task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, name=name, context=context)
+        process.keep(task)
+        return task
+
+    # which callback next
+
+    def _push_fifo(self, handle: SimHandle) -> None:
+        self._ready.append(handle)
+
+    def _push_random(self, handle: SimHandle) -> None:
+        process = handle.process
+        if not process.ready:
+            self._waiting.append(process)
+        process.ready.append(handle)
+
+    def _pop_random(self) -> SimHandle:
+        waiting = self._waiting
+        chosen = int(self._random() * len(waiting)) if len(waiting) > 1 else 0
+        process = waiting[chosen]
+        handle = process.ready.popleft()
+        if not process.ready:
+            waiting[chosen] = waiting[-1]
+            waiting.pop()
+        return handle
+
+    # the engine
+
+    def run_until(self, end_ns: int, done: asyncio.Future[Any] | None = None) -> None:
+        """Run until the world's clock shows *end_ns* or *done* is done.
+
+        Raises:
+            LivelockError: the step budget, or that of one instant, is used up.
+        """
+        assert not self._running
+        asyncio._set_running_loop(self)
+        self._running = True
+        try:
+            while (self._ready or self._waiting or self._advance(end_ns)) and not self._stopping:
+                self._run_instant(done)
+                if done is not None and done.done():
+                    return
+        finally:
+            self.current = self.root
+            self._running = self._stopping = False
+            asyncio._set_running_loop(None)
+
+    def _advance(self, end_ns: int) -> bool:
+        """Jump to the next timer; False at the end."""
+        heap = self._heap
+        if self.cancelled_timers > _COMPACT_AT and self.cancelled_timers * 2 > len(heap):
+            self._compact()
+            heap = self._heap
+        while heap and heap[0][2].callback is None:
+            heapq.heappop(heap)
+            self.cancelled_timers -= 1
+        if not heap or heap[0][0] > end_ns:
+            self.now_ns = max(self.now_ns, end_ns)
+            return False
+        self.now_ns = now = max(self.now_ns, heap[0][0])
+        while heap and heap[0][0] <= now:
+            handle = heapq.heappop(heap)[2]
+            handle.when_ns = -1
+            self.push(handle)
+        return True
+
+    def _compact(self) -> None:
+        self._heap = [entry for entry in self._heap if entry[2].callback is not None]
+        heapq.heapify(self._heap)
+        self.cancelled_timers = 0
+
+    def _run_instant(self, done: asyncio.Future[Any] | None) -> None:
+        """Run callbacks until none is ready or *done* is done."""
+        ready, waiting, pop = self._ready, self._waiting, self._pop
+        left = MAX_STEPS_PER_INSTANT
+        while ready or waiting:
+            handle = pop()
+            callback, process = handle.callback, handle.process
+            if callback is None or not process.alive:
+                continue
+            if process.paused:
+                process.backlog.append(handle)
+                continue
+            self.current = process
+            self.steps += 1
+            left -= 1
+            try:
+                handle.context.run(callback, *handle.args)
+            except ProcessExitError:
+                pass  # the process is dead; its callbacks are skipped from now on
+            except Exception as error:
+                self._callback_failed(process, error)
+            if left <= 0 or self.steps >= self._max_steps:
+                raise LivelockError(f"{self.steps} steps, at {self.now_ns} ns, in {process.name}")
+            if not self.steps % _COLLECT_EVERY:
+                gc.collect(1)
+            if self._stopping or (done is not None and done.done()):
+                return
+
+    def _callback_failed(self, process: Process, error: Exception) -> None:
+        text = "".join(traceback.format_exception(error))
+        self.errors.append(f"{process.name}: {text}")
+
+    # the rest of the interface
+
+    def run_until_complete(self, future: Any) -> Any:
+        """Run a coroutine or future of the world to its end."""
+        task = asyncio.ensure_future(future, loop=self)
+        self.run_until(1 << 62, task)
+        if not task.done():
+            raise RuntimeError("nothing is left to run, and the future is not done")
+        return task.result()
+
+    def run_forever(self) -> None:
+        """Run until nothing is left to do, or :meth:`stop`."""
+        self.run_until(1 << 62)
+
+    def stop(self) -> None:
+        """Let the engine return after the running callback."""
+        self._stopping = True
+
+    def is_running(self) -> bool:
+        """Tell whether the engine runs."""
+        return self._running
+
+    def is_closed(self) -> bool:
+        """Tell whether the loop was closed."""
+        return self._closed
+
+    def close(self) -> None:
+        """Drop all that is scheduled; what dead coroutines still do has no effect."""
+        self._closed = True
+        self._heap.clear()
+        self._ready.clear()
+        self._waiting.clear()
+        self.push = self._drop
+
+    def _drop(self, handle: SimHandle) -> None:
+        """Take nothing: the loop is closed."""
+
+    def get_debug(self) -> bool:
+        """Return False: asyncio's debug mode measures real time."""
+        return False
+
+    def set_debug(self, enabled: bool) -> None:
+        """Refuse asyncio's debug mode."""
+        if enabled:
+            raise ForbiddenError("debug mode measures real time")
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Record an exception that nobody took from a task or future of a live process."""
+        if self._closed or "destroyed" in str(context.get("message")):
+            return
+        self.errors.append(f"{context.get('message')}: {context.get('exception')!r}")
+
+    async def shutdown_asyncgens(self) -> None:
+        """Do nothing: there are no hooks."""
+
+    async def shutdown_default_executor(self) -> None:
+        """Do nothing: there is no executor."""
+
+
+def _forbid(name: str) -> Callable[..., NoReturn]:
+    def refuse(*_args: Any, **_keywords: Any) -> NoReturn:
+        raise ForbiddenError(f"{name} is not possible inside the simulation")
+
+    return refuse
+
+
+FORBIDDEN = (
+    "call_soon_threadsafe", "run_in_executor", "set_default_executor", "getaddrinfo",
+    "getnameinfo", "create_connection", "create_server", "sendfile", "start_tls",
+    "create_unix_connection", "create_unix_server", "connect_accepted_socket",
+    "create_datagram_endpoint", "connect_read_pipe", "connect_write_pipe", "subprocess_shell",
+    "subprocess_exec", "add_reader", "remove_reader", "add_writer", "remove_writer", "sock_recv",
+    "sock_recv_into", "sock_recvfrom", "sock_recvfrom_into", "sock_sendall", "sock_sendto",
+    "sock_connect", "sock_accept", "sock_sendfile", "add_signal_handler", "remove_signal_handler",
+)  # fmt: skip
+for _name in FORBIDDEN:
+    setattr(SimLoop, _name, _forbid(_name))

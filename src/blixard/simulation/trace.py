@@ -1,0 +1,48 @@
+"""What happened, as one rolling hash and the last events in clear."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+
+import msgspec
+
+_FLUSH_AT = 512
+
+Event = tuple[int, int, str, int | str, int | str]
+
+
+class Trace:
+    """Events are (time in ns, host number, kind, id, id); strings and integers only."""
+
+    def __init__(self, *, keep: int = 400) -> None:
+        self._pending: list[Event] = []
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._last: deque[Event] = deque(maxlen=keep)
+        self.count = 0
+
+    def add(
+        self, now_ns: int, host: int, kind: str, first: int | str = 0, second: int | str = 0
+    ) -> None:
+        """Record one event."""
+        self._pending.append((now_ns, host, kind, first, second))
+        if len(self._pending) >= _FLUSH_AT:
+            self._flush()
+
+    def digest(self) -> str:
+        """Return the hash over everything so far."""
+        self._flush()
+        return self._hash.hexdigest()
+
+    def last(self) -> list[Event]:
+        """Return the last events, oldest first."""
+        self._flush()
+        return list(self._last)
+
+    def _flush(self) -> None:
+        for event in self._pending:
+            self._hash.update(self._encode(event))
+        self._last.extend(self._pending)
+        self.count += len(self._pending)
+        self._pending.clear()
