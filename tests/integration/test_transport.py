@@ -368,3 +368,42 @@ def test_renewed_certificates_keep_everything_going() -> None:
             assert a.transport.statistics()[0].messages_dropped == 0
 
     run(test)
+
+
+def test_removed_peer_ends_calls_and_streams() -> None:
+    async def slow(_uid: str, _payload: bytes) -> bytes:
+        await asyncio.sleep(60)
+        return b""
+
+    async def test() -> None:
+        async with pair() as (a, b):
+            b.transport.on_request("slow", slow)
+            b.transport.on_stream("upper", _upper)
+            stream = await a.transport.open_stream("B", "upper", b"")
+            await stream.receive()
+            call = asyncio.ensure_future(_code(a, "slow", timeout_s=50))
+            reading = asyncio.ensure_future(stream.receive())
+            await asyncio.sleep(0.05)
+            a.transport.remove_peer("B")
+            assert await call == "UNREACHABLE"
+            with pytest.raises(ConnectionError):
+                await reading
+
+    run(test)
+
+
+def test_link_outlives_its_drained_channel() -> None:
+    async def test() -> None:
+        config = TransportConfig(backoff_max_s=0.2, drain_s=0.05)
+        a, b = await Node("A", config=config).start(), await Node("B").start()
+        b.transport.on_request("echo", echo)
+        a.knows(b)
+        for number in range(3):
+            a.tls.reload(AUTHORITY.node("A", epoch=number + 2))
+            await send_until_received(a, b, b"%d" % number)
+            assert await a.transport.request("B", "echo", b"", timeout_s=5) == b"A:"
+            await asyncio.sleep(0.15)
+        await a.stop()
+        await b.stop()
+
+    run(test)

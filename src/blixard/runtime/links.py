@@ -16,7 +16,7 @@ from blixard.runtime import wire
 from blixard.runtime.logs import JsonLog
 from blixard.runtime.settings import TransportConfig
 from blixard.runtime.streams import ClientStream
-from blixard.runtime.tasks import TaskSpawner
+from blixard.runtime.tasks import TaskSpawner, is_being_cancelled
 from blixard.security.tls import TlsMaterial, grpc_name_override
 
 _CODES = {
@@ -108,10 +108,9 @@ class Link:
         except aio.AioRpcError as error:
             raise self._translated(error, method) from error
         except asyncio.CancelledError:
-            # The channel was closed under the call; a cancelled caller is another matter.
-            if self._task.done():
-                raise BlixardError("UNREACHABLE", f"the link to {self.uid} was closed") from None
-            raise
+            if is_being_cancelled():
+                raise
+            raise BlixardError("UNREACHABLE", f"the link to {self.uid} was closed") from None
         return wire.decode_answer(answer)
 
     async def open_stream(self, method: str, payload: bytes) -> ClientStream:
@@ -119,7 +118,7 @@ class Link:
         call = self._open_channel().stream_stream(f"/{wire.SERVICE}/Open")()
         stream = ClientStream(call)
         try:
-            async with asyncio.timeout(self._config.connect_timeout_s):
+            async with asyncio.timeout(self._config.open_timeout_s):
                 await call.write(wire.encode_frame("opening", wire.encode_call(method, payload)))
                 await stream.wait_until_accepted()
         except TimeoutError as error:
@@ -130,6 +129,11 @@ class Link:
         except (aio.AioRpcError, asyncio.InvalidStateError, ConnectionError) as error:
             call.cancel()
             raise BlixardError("UNREACHABLE", f"{self.uid}: {describe(error)}") from error
+        except asyncio.CancelledError:
+            call.cancel()
+            if is_being_cancelled():
+                raise
+            raise BlixardError("UNREACHABLE", f"the link to {self.uid} was closed") from None
         return stream
 
     def renew(self) -> None:
@@ -193,6 +197,10 @@ class Link:
             self._failed("the peer ended the stream")
         except (aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
             self._failed(describe(error))
+        except asyncio.CancelledError:
+            if is_being_cancelled():
+                raise
+            self._failed("the channel was closed")
         finally:
             self._connected = False
             call.cancel()

@@ -17,6 +17,7 @@ class TransportConfig(msgspec.Struct, frozen=True, kw_only=True):
     queue_messages_max: int = 4096
     queue_bytes_max: int = 64 << 20
     connect_timeout_s: float = 2.0
+    open_timeout_s: float = 5.0
     backoff_first_s: float = 0.05
     backoff_max_s: float = 1.0
     keepalive_s: float = 0.5

@@ -9,6 +9,7 @@ from grpc import aio
 
 from blixard.base.errors import BlixardError
 from blixard.runtime import wire
+from blixard.runtime.tasks import is_being_cancelled
 
 
 class ClientStream:
@@ -33,9 +34,9 @@ class ClientStream:
         except (aio.AioRpcError, asyncio.InvalidStateError) as error:
             raise ConnectionError("the stream is closed") from error
         except asyncio.CancelledError:
-            if self._ended:
-                raise ConnectionError("the stream is closed") from None
-            raise
+            if is_being_cancelled():
+                raise
+            raise ConnectionError("the stream is closed") from None
 
     async def receive(self) -> bytes | None:
         """Return the next frame, or None at the end; a handler's BlixardError is raised here."""
@@ -55,9 +56,11 @@ class ClientStream:
         except aio.AioRpcError as error:
             raise ConnectionError(f"{error.code().name}: {error.details()}") from error
         except asyncio.CancelledError:
+            if is_being_cancelled():
+                raise
             if self._ended:
                 return "end", b""
-            raise
+            raise ConnectionError("the connection was closed") from None
         if data is aio.EOF:
             return "end", b""
         return wire.decode_frame(data)

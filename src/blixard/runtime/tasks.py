@@ -49,6 +49,16 @@ class TaskSpawner:
             self._on_crash(task.get_name(), error)
 
 
+def is_being_cancelled() -> bool:
+    """Tell whether the running task itself was asked to end.
+
+    gRPC raises CancelledError also when only the *call* was cancelled (its channel was closed):
+    that must not end the task that made the call.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def describe_crash(error: BaseException) -> str:
     """Return the exception with its traceback as text."""
     return "".join(traceback.format_exception(error)).rstrip()

@@ -171,8 +171,11 @@ class GrpcTransport:
             self._links[uid].renew()
 
     async def _close(self, link: Link) -> None:
-        async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-            await link.close()
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await link.close()
+        except TimeoutError:
+            self._log("warning", "link_close_slow", peer=link.uid, address=link.address)
 
     async def _recheck_often(self) -> None:
         while True:
