@@ -121,6 +121,7 @@ ROWS: dict[str, Row | LazyGroup] = {
         ("blixard context list", "blixard context use prod"),
         list=(f"{_CLI}.contexts:list_contexts", "List the clusters of the context file."),
         use=(f"{_CLI}.contexts:use", "Make a context the default."),
+        add=(f"{_CLI}.contexts:add", "Add a cluster to the context file."),
     ),
     "config": _verbs(
         "config",

@@ -64,7 +64,8 @@ class _Shared(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self._write_examples(formatter)
-        records = [r for p in self.own_params(ctx) if (r := p.get_help_record(ctx)) is not None]
+        options = [p for p in self.own_params(ctx) if isinstance(p, click.Option)]
+        records = [r for p in options if (r := p.get_help_record(ctx)) is not None]
         if records:
             with formatter.section("Flags"):
                 formatter.write_dl(records)

@@ -44,19 +44,19 @@ def _absent_options(function: Any) -> Any:
 @click.option("--packages", metavar="A,B", help="Debian packages to build the guest of.")
 @click.option("--service", "services", multiple=True, metavar="NAME=COMMAND", help="Run this in the guest.")
 @click.option("--config", "--microvm-config", "nix_file", metavar="FILE.nix", help="Nix file of the guest (needs Nix).")
-@click.option("--replicas", type=click.IntRange(0, 1000), help="Number of instances (1).")
+@click.option("--replicas", metavar="N", type=click.IntRange(0, 1000), help="Number of instances (1).")
 @click.option("--memory", metavar="SIZE", help="Memory of an instance: 512MiB, 2G; a bare number is MB (256MiB).")
-@click.option("--vcpus", type=click.IntRange(1, 64), help="Virtual CPUs of an instance (1).")
+@click.option("--vcpus", metavar="N", type=click.IntRange(1, 64), help="Virtual CPUs of an instance (1).")
 @click.option("--network", metavar="NAME", help="Network to join, or none (default).")
-@click.option("--restart-policy", type=click.Choice(["Always", "OnFailure", "Never"], case_sensitive=False), help="When an instance that ended runs again (Always).")
-@click.option("--on-partition", type=click.Choice(["keep", "fence"]), help="What instances cut off from the cluster do.")
+@click.option("--restart-policy", metavar="POLICY", type=click.Choice(["Always", "OnFailure", "Never"], case_sensitive=False), help="Run ended instances again: Always, OnFailure or Never (Always).")
+@click.option("--on-partition", metavar="keep|fence", type=click.Choice(["keep", "fence"]), help="What instances cut off from the cluster do.")
 @click.option("--anti-affinity-group", metavar="GROUP", help="Members of a group never share a node.")
 @click.option("--node-selector", multiple=True, metavar="K=V", help="Run only on nodes with this label.")
 @click.option("--ready-http", metavar="PORT[/PATH]", help="Ready once this answers below 400.")
-@click.option("--ready-tcp", type=click.IntRange(1, 65535), metavar="PORT", help="Ready once this port accepts.")
+@click.option("--ready-tcp", metavar="PORT", type=click.IntRange(1, 65535), help="Ready once this port accepts.")
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="Label of the VM.")
 @click.option("--stopped", is_flag=True, help="Create without starting.")
-@click.option("--type", "vm_type", type=click.Choice(["long-lived"]), help="Kind of VM.")
+@click.option("--type", "vm_type", metavar="long-lived", type=click.Choice(["long-lived"]), help="Kind of VM.")
 @_absent_options
 def create(session: Session, /, **options: Any) -> None:
     """Create a VM from an image or a package list and wait until it is ready."""
@@ -84,7 +84,7 @@ def spec_of(options: dict[str, Any]) -> Object:
         BlixardError: USAGE, if a flag cannot be understood.
     """
     spec: Object = {
-        "type": options["vm_type"], "image": options["image"], "recipe": _recipe(options),
+        "type": options["vm_type"], "image": options["image"], "recipe": recipe_of(options["packages"], options["services"]),
         "replicas": options["replicas"], "memory": options["memory"], "vcpus": options["vcpus"],
         "network": options["network"], "restartPolicy": options["restart_policy"],
         "onPartition": options["on_partition"], "readiness": _readiness(options),
@@ -101,13 +101,14 @@ def _without_nothing(values: Object) -> Object:
     return {key: value for key, value in values.items() if value is not None and value != {}}
 
 
-def _recipe(options: dict[str, Any]) -> Object:
-    packages = [p.strip() for p in (options["packages"] or "").split(",") if p.strip()]
-    services = [
+def recipe_of(packages: str | None, services: tuple[str, ...]) -> Object:
+    """Return the recipe that --packages and --service say; empty if neither was given."""
+    named = [p.strip() for p in (packages or "").split(",") if p.strip()]
+    commands = [
         {"name": name, "command": shlex.split(text)}
-        for name, text in pairs(options["services"], "--service").items()
+        for name, text in pairs(services, "--service").items()
     ]
-    return {key: value for key, value in (("packages", packages), ("services", services)) if value}
+    return {key: value for key, value in (("packages", named), ("services", commands)) if value}
 
 
 def _readiness(options: dict[str, Any]) -> Object:
@@ -176,7 +177,7 @@ def _once_more(spec: Object) -> Object:
 
 @command(examples=("blixard vm scale web --replicas 5", "blixard vm scale web --replicas 1 --yes"))
 @click.argument("name")
-@click.option("--replicas", type=click.IntRange(0, 1000), required=True, help="Number of instances.")
+@click.option("--replicas", metavar="N", type=click.IntRange(0, 1000), required=True, help="Number of instances.")
 def scale(session: Session, name: str, replicas: int) -> None:
     """Change the number of replicas and wait until they are ready."""
     now = int(session.get(VM, name)["spec"].get("replicas", 1))

@@ -15,9 +15,6 @@ class ByteStream(Protocol):
     def receive(self) -> bytes | None:
         """Return the next frame, None at the end. Raises ConnectionError."""
 
-    def fileno(self) -> int:
-        """Return the descriptor to wait on."""
-
     def close(self) -> None:
         """End both directions."""
 
@@ -45,3 +42,6 @@ class Api(Protocol):
         timeout_s: float | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Yield changes ``{type, object, revision}``; raises TIMEOUT after *timeout_s* as a whole."""
+
+    def stream(self, path: str, *, query: Mapping[str, str] | None = None) -> ByteStream:
+        """Open a two-way stream. Raises BlixardError with the server's code."""

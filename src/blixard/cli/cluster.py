@@ -1,0 +1,150 @@
+"""``cluster status|add-node|remove-node|force-remove-node``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from blixard.base.errors import BlixardError
+from blixard.base.units import parse_duration_s
+from blixard.cli.auth import write_secret
+from blixard.cli.kinds import kind_named
+from blixard.cli.objects import outline
+from blixard.cli.output import Object, name_of
+from blixard.cli.session import Session
+from blixard.cli.tree import command
+
+NODE = kind_named("node")
+TOKEN = kind_named("jointoken")
+FINISHED = ("Succeeded", "Done", "Failed", "Cancelled")
+
+
+@command(
+    examples=("blixard cluster status", "blixard cluster status --verbose", "blixard cluster status -o json")
+)
+def status(session: Session) -> None:
+    """Show leader, voters, nodes and their health."""
+    cluster = session.api.request("GET", "/v1/cluster", timeout_s=session.timeout_s())
+    nodes = session.list(NODE)[0]
+    session.out.show_value({**cluster, "nodes": nodes}, _report(session, cluster, nodes))
+
+
+def _report(session: Session, cluster: Object, nodes: list[Object]) -> str:
+    ready = sum(1 for n in nodes if n.get("status", {}).get("state") == "Ready")
+    lines = [_sentence(cluster, ready, len(nodes))]
+    if nodes:
+        columns = [c for c in NODE.columns if not c.wide or session.flags.on("verbose")]
+        lines += ["", session.out.table(columns, nodes).rstrip()]
+    if session.flags.on("verbose"):
+        lines += ["", "details:", *outline({k: v for k, v in cluster.items() if k not in ("apiVersion", "kind")}, 1)]
+    return "\n".join(lines)
+
+
+def _sentence(cluster: Object, ready: int, total: int) -> str:
+    name = cluster.get("name") or cluster.get("clusterId") or "cluster"
+    leader = cluster.get("leaderName") or cluster.get("leader")
+    led = f"led by {leader}" if leader else "without a leader"
+    voters = cluster.get("voters")
+    count = len(voters) if isinstance(voters, list | dict) else voters
+    return f"{name}: {led}, {ready} of {total} nodes ready" + (f", {count} voters" if count else "")
+
+
+@command(
+    examples=(
+        "blixard cluster add-node --node-id node2",
+        "blixard cluster add-node --node-id node4 --address 10.0.0.4 --roles hypervisor",
+        "blixard cluster add-node --expires 1h --output-file node2.token",
+    )
+)
+@click.option("--node-id", metavar="NAME", help="Only a node of this name may use the token.")
+@click.option("--address", "node_address", metavar="HOST", help="Address that the node will have.")
+@click.option("--roles", metavar="A,B", help="Roles of the node.")
+@click.option("--expires", metavar="TIME", default="24h", show_default=True, help="How long the token is valid.")
+@click.option("--output-file", metavar="FILE", help="Write the token there (mode 0600), not to the screen.")
+def add_node(
+    session: Session, node_id: str | None, node_address: str | None, roles: str | None,
+    expires: str, output_file: str | None,
+) -> None:
+    """Make a one-time token with which a node joins."""
+    body: Object = {"ttlS": parse_duration_s(expires)}
+    if node_id:
+        body["nodeName"] = node_id
+    if node_address:
+        body["address"] = node_address
+    if roles:
+        body["roles"] = [r.strip() for r in roles.split(",") if r.strip()]
+    answer = session.write("POST", session.path(TOKEN), body)
+    token = str(answer.get("token", ""))
+    if output_file and token:
+        write_secret(output_file, token)
+        answer = {k: v for k, v in answer.items() if k != "token"}
+    session.out.show_value(answer, f"the token is in {output_file}" if output_file else token)
+    name = node_id or "NAME"
+    session.out.hint(
+        f"on the new machine: blixard cluster join --token-file FILE --node-id {name} "
+        f"--address {node_address or 'HOST'}"
+    )
+
+
+@command(
+    examples=("blixard cluster remove-node node4", "blixard cluster remove-node node4 --migrate-vms --yes")
+)
+@click.argument("name")
+@click.option("--migrate-vms", is_flag=True, help="Move its VMs away first (always done).")
+@click.option("--drain-osds", is_flag=True, hidden=True)
+def remove_node(session: Session, name: str, migrate_vms: bool, drain_osds: bool) -> None:
+    """Move the work away from a node, then remove it."""
+    _refuse_osds(drain_osds, "--drain-osds")
+    session.confirm(f"Move all work away from {name} and remove it?")
+    _remove(session, name, force=False)
+
+
+@command(examples=("blixard cluster force-remove-node node4 --yes",))
+@click.argument("name")
+@click.option("--mark-osds-down", is_flag=True, hidden=True)
+def force_remove_node(session: Session, name: str, mark_osds_down: bool) -> None:
+    """Remove a node that is lost for good; what exists only there is lost."""
+    _refuse_osds(mark_osds_down, "--mark-osds-down")
+    session.confirm(f"Data that exists only on {name} is lost.", name=name)
+    _remove(session, name, force=True)
+
+
+def _refuse_osds(given: bool, flag: str) -> None:
+    if given:
+        raise BlixardError("FEATURE_ABSENT", f"{flag} needs Ceph storage, which this version lacks")
+
+
+def _remove(session: Session, name: str, *, force: bool) -> None:
+    answer = session.write("POST", session.path(NODE, name, "remove"), {"force": force})
+    session.out.show_value(answer, f"node/{name} {'would be ' if session.dry_run else 'is being '}removed")
+    if answer and answer.get("kind") == "Operation" and not session.dry_run and not session.flags.on("detach"):
+        follow_operation(session, answer)
+
+
+def follow_operation(session: Session, operation: Object) -> None:
+    """Print the operation's progress until it ends.
+
+    Raises:
+        BlixardError: INTERNAL if it failed, TIMEOUT.
+    """
+    import time
+
+    from blixard.cli.following import FOLLOW_S, states
+
+    kind = kind_named("operation")
+    last = ""
+    deadline = time.monotonic() + session.timeout_s(FOLLOW_S)
+    for found in states(session, kind, name_of(operation), deadline):
+        state: dict[str, Any] = (found or {}).get("status", {})
+        message = f"{state.get('phase', 'Pending')}: {state.get('message', '')}".rstrip(": ")
+        if message != last:
+            session.out.say(message)
+            last = message
+        if state.get("phase") == "Failed":
+            raise BlixardError("CONFLICT", str(state.get("message", "the operation failed")))
+        if found is None or state.get("phase") in FINISHED:
+            return
+    raise BlixardError(
+        "TIMEOUT", f"still running: {last}", hint=f"blixard operation show {name_of(operation)}"
+    )
