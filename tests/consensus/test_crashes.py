@@ -1,7 +1,7 @@
 import asyncio
 
 import pytest
-from harness import FAST, Cluster, until
+from raft_harness import FAST, Cluster, until
 from msgspec.structs import replace
 
 from blixard.base.errors import BlixardError

@@ -1,7 +1,7 @@
 import asyncio
 
 import pytest
-from harness import Cluster
+from raft_harness import Cluster
 
 from blixard.base.errors import BlixardError
 
