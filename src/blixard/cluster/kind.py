@@ -1,0 +1,70 @@
+"""How a kind registers: its names, its spec, its rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from blixard.base.errors import Problem
+from blixard.cluster.resources import Resource
+
+NAME_PATTERN = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+
+
+class StateView(Protocol):
+    """What a rule may look at: the state as the transaction leaves it so far."""
+
+    def get(self, kind: str, namespace: str, name: str) -> Resource | None:
+        """Return the object of that name."""
+
+    def by_uid(self, uid: str) -> Resource | None:
+        """Return the object of that uid."""
+
+    def reserved(self, node_uid: str) -> tuple[int, int]:
+        """Return the vCPUs and MiB that instances reserve on a node."""
+
+    def raft_id_used(self, raft_id: int) -> bool:
+        """Tell whether any node, also a removed one, ever had that id."""
+
+
+Rule = Callable[[StateView, Resource | None, Resource | None], str]
+
+
+class Kind(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind of resource.
+
+    ``spec`` is the type that the API validates (None: free form), ``validate`` finds what types
+    cannot say, ``rule`` is the invariant that apply enforces whoever asks: it gets the state, the
+    old and the new object (None: absent) and returns what is broken, or an empty text.
+    ``internal`` kinds are written by controllers only.
+    """
+
+    name: str
+    plural: str
+    short: tuple[str, ...] = ()
+    namespaced: bool = True
+    spec: type[msgspec.Struct] | None = None
+    validate: Callable[[Any], list[Problem]] | None = None
+    rule: Rule | None = None
+    name_pattern: str = NAME_PATTERN
+    internal: bool = False
+    secret_fields: tuple[str, ...] = ()
+
+
+class KindTable:
+    """All kinds of a cluster, found by any of their names."""
+
+    def __init__(self, kinds: tuple[Kind, ...]) -> None:
+        self.kinds = kinds
+        self.by_name = {kind.name: kind for kind in kinds}
+        assert len(self.by_name) == len(kinds), "a kind is registered twice"
+        self._aliases: dict[str, Kind] = {}
+        for kind in kinds:
+            for alias in (kind.name, kind.name.lower(), kind.plural, *kind.short):
+                self._aliases[alias] = kind
+
+    def find(self, alias: str) -> Kind | None:
+        """Return the kind of that name, plural or short name."""
+        return self._aliases.get(alias) or self._aliases.get(alias.lower())
