@@ -123,6 +123,11 @@ def read_request(request_der: bytes) -> x509.CertificateSigningRequest:
     return request
 
 
+def public_key_matches(certificate: x509.Certificate, key_pem: bytes) -> bool:
+    """Tell whether *certificate* is for the key."""
+    return certificate.public_key() == _load_key(key_pem).public_key()
+
+
 def certificate_der(pem: bytes) -> bytes:
     """Return the first certificate of a PEM chain as DER."""
     certificate = x509.load_pem_x509_certificate(pem)

@@ -27,10 +27,17 @@ from cryptography.hazmat.primitives import serialization
 
 from blixard.base.errors import BlixardError, Problem
 from blixard.cluster.resources import Delete, Operation, PatchStatus, Put, Resource
-from blixard.security.ca import read_request
-from blixard.security.tokens import proof_is_valid
+from blixard.security.ca import make_request, read_request
+from blixard.security.tokens import (
+    JoinSecret,
+    proof_is_valid,
+    public_key_of,
+    sign_proof,
+    token_id,
+)
 
 NODE_NAME_PATTERN = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
+JOIN_PATH = "/v1/cluster/join"
 FIRST_EPOCH = 1
 
 
@@ -78,6 +85,30 @@ class JoinAnswer(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     roots_pem: str
     members: tuple[JoinMember, ...]
     time_ms: int
+
+
+def make_join_request(
+    secret: JoinSecret,
+    *,
+    name: str,
+    facts: NodeFacts,
+    key_pem: bytes,
+    server_certificate_der: bytes,
+    former_uid: str = "",
+) -> JoinRequest:
+    """Return what a new node sends over the connection to exactly this server."""
+    csr = make_request(key_pem)
+    proof = sign_proof(
+        secret.seed, csr_der=csr, server_certificate_der=server_certificate_der, name=name
+    )
+    return JoinRequest(
+        token_id=token_id(public_key_of(secret.seed)),
+        name=name,
+        csr=csr,
+        proof=proof,
+        facts=facts,
+        former_uid=former_uid,
+    )
 
 
 class JoinView(msgspec.Struct, frozen=True, kw_only=True):
