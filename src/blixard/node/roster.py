@@ -25,6 +25,7 @@ from blixard.ports.environment import Environment
 LOOK_S = 0.5
 CHANGE_S = 5.0
 COMMIT_S = 5.0
+CAUGHT_UP_ENTRIES = 100
 
 
 class Roster:
@@ -95,12 +96,14 @@ class Roster:
         )
 
     def _member_facts(self) -> list[MemberFact]:
+        status = self._raft.status()
+        near = {
+            peer.raft_id
+            for peer in status.peers
+            if peer.active and status.last_index - peer.matched <= CAUGHT_UP_ENTRIES
+        }
         return [
-            MemberFact(
-                raft_id=raft_id,
-                learner=member.learner,
-                caught_up=self._raft.caught_up(raft_id),
-            )
+            MemberFact(raft_id=member.raft_id, learner=member.learner, caught_up=raft_id in near)
             for raft_id, member in sorted(self._raft.members.items())
         ]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from blixard.base.errors import BlixardError, Problem
 from blixard.base.units import parse_memory_mib
-from blixard.vms.spec import InstanceSpec, InstanceStatus, VMSpec
+from blixard.cluster.kind import Kind
+from blixard.cluster.kinds import instance_rule
+from blixard.vms.spec import InstanceSpec, VMSpec
 
 MEMORY_MIN_MIB = 64
 
@@ -24,4 +26,15 @@ def validate_vm(spec: VMSpec) -> list[Problem]:
     return problems
 
 
-__all__ = ["InstanceSpec", "InstanceStatus", "VMSpec", "validate_vm"]
+KINDS: tuple[Kind, ...] = (
+    Kind(name="VM", plural="vms", spec=VMSpec, validate=validate_vm),
+    Kind(
+        name="Instance",
+        plural="instances",
+        short=("inst",),
+        spec=InstanceSpec,
+        rule=instance_rule,
+        name_pattern=r"[a-z0-9]([-a-z0-9]{0,66}[a-z0-9])?",
+        internal=True,
+    ),
+)

@@ -1,0 +1,279 @@
+"""The cluster's own kinds: their specs and the rules that apply enforces."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from blixard.base.errors import Problem
+from blixard.cluster.kind import NAME_PATTERN, Kind, StateView
+from blixard.cluster.resources import Resource
+
+KEY_PATTERN = r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*"
+VALUE_BYTES_MAX = 512 * 1024
+_Count = Annotated[int, Meta(ge=0)]
+
+
+class _Spec(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Base of the specs: camelCase in documents, unknown fields are an error."""
+
+
+class NamespaceSpec(_Spec, kw_only=True):
+    """A tenant."""
+
+    description: Annotated[str, Meta(max_length=1000)] = ""
+
+
+class Capacity(_Spec, kw_only=True):
+    """What a node offers."""
+
+    vcpus: Annotated[int, Meta(ge=0, le=4096)] = 0
+    memory_mib: _Count = 0
+
+
+class NodeSpec(_Spec, kw_only=True):
+    """A machine of the cluster; ``address`` is host:port between nodes."""
+
+    address: str
+    raft_id: Annotated[int, Meta(ge=1)]
+    api_address: str = ""
+    roles: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
+    capacity: Capacity = Capacity()
+    max_vms: Annotated[int, Meta(ge=0, le=10_000)] = 100
+    schedulable: bool = True
+
+
+class JoinTokenSpec(_Spec, kw_only=True):
+    """A one-time right to join; only the public key is known here."""
+
+    public_key: str
+    expires_at_ms: _Count
+    node_name: str = ""
+    roles: tuple[str, ...] = ()
+    address: str = ""
+
+
+class ClusterConfigSpec(_Spec, kw_only=True):
+    """What holds for the whole cluster; there is one, named ``cluster``."""
+
+    cluster_id: str
+    trust_domain: str = ""
+    next_raft_id: Annotated[int, Meta(ge=1)] = 1
+    voters_max: Literal[1, 3, 5, 7] = 5
+    feature_level: Annotated[int, Meta(ge=1)] = 1
+    overcommit_vcpus: Annotated[float, Meta(ge=1, le=64)] = 4.0
+    overcommit_memory: Annotated[float, Meta(ge=0.1, le=16)] = 1.0
+
+
+class OperationSpec(_Spec, kw_only=True):
+    """Long work that the leader carries out step by step."""
+
+    type: Literal["remove-node", "force-remove-node"]
+    target: str
+    target_uid: str = ""
+    options: dict[str, str] = {}
+
+
+class KeyValueSpec(_Spec, kw_only=True):
+    """One value of the path-addressed view."""
+
+    value: Annotated[str, Meta(max_length=VALUE_BYTES_MAX)]
+
+
+class ApiKeySpec(_Spec, kw_only=True):
+    """A key's public half: its id is the name; only a hash of the whole is kept."""
+
+    hash: str
+    role: Literal["admin", "viewer"] = "viewer"
+    expires_at_ms: _Count = 0
+    description: str = ""
+
+
+class EventSpec(_Spec, kw_only=True):
+    """Something that happened to an object."""
+
+    type: Literal["Normal", "Warning"] = "Normal"
+    reason: str
+    message: str
+    about_kind: str = ""
+    about_name: str = ""
+    about_namespace: str = ""
+    node: str = ""
+    at_ms: _Count = 0
+
+
+def node_rule(state: StateView, old: Resource | None, new: Resource | None) -> str:
+    """Raft ids are never used twice; epochs never go back."""
+    if new is None:
+        return ""
+    raft_id = int(new.spec.get("raftId", 0))
+    if old is None:
+        return f"raft id {raft_id} was used before" if state.raft_id_used(raft_id) else ""
+    if raft_id != old.spec.get("raftId"):
+        return "a node's raft id cannot change"
+    if new.status.get("epoch", 0) < old.status.get("epoch", 0):
+        return "a node's epoch cannot go back"
+    return ""
+
+
+def namespace_rule(state: StateView, old: Resource | None, new: Resource | None) -> str:
+    """The default namespace stays."""
+    if new is None and old is not None and old.metadata.name == "default":
+        return "the namespace default cannot be deleted"
+    return ""
+
+
+def config_rule(state: StateView, old: Resource | None, new: Resource | None) -> str:
+    """One configuration, never deleted; ids only grow."""
+    if new is None:
+        return "the cluster's configuration cannot be deleted"
+    if new.metadata.name != "cluster":
+        return "the cluster's configuration is named cluster"
+    if old is not None:
+        if new.spec.get("nextRaftId", 0) < old.spec.get("nextRaftId", 0):
+            return "nextRaftId cannot go back"
+        if new.spec.get("clusterId") != old.spec.get("clusterId"):
+            return "the cluster's id cannot change"
+    return ""
+
+
+def token_rule(state: StateView, old: Resource | None, new: Resource | None) -> str:
+    """A token is used by one key and one name, once."""
+    if old is None or new is None or not old.status.get("usedByKey"):
+        return ""
+    same = all(old.status.get(k) == new.status.get(k) for k in ("usedByKey", "usedByName"))
+    return "" if same else "the token was used by another node"
+
+
+def instance_rule(state: StateView, old: Resource | None, new: Resource | None) -> str:
+    """One node, epoch and run at a time; nothing moves while it may run; capacity holds."""
+    if new is None:
+        return ""
+    before = old.spec if old is not None else {}
+    was, now = str(before.get("node", "")), str(new.spec.get("node", ""))
+    run_was, run_now = int(before.get("run", 0)), int(new.spec.get("run", 0))
+    if run_now < run_was:
+        return "an instance's run number cannot go back"
+    if now and now != was and run_now <= run_was:
+        return "a new placement needs a higher run number"
+    if was and now != was and old is not None:
+        broken = _still_there(state, old, was)
+        if broken:
+            return broken
+    return _capacity(state, old, new, now) if now else ""
+
+
+def _still_there(state: StateView, old: Resource, node_uid: str) -> str:
+    """A placed instance leaves a live node only after that node said that it stopped."""
+    node = state.by_uid(node_uid)
+    if node is None or node.status.get("state") == "Lost":
+        return ""
+    stopped = old.status.get("phase") == "Stopped" and old.status.get("run") == old.spec.get("run")
+    return "" if stopped else f"it may still run on {node.metadata.name}"
+
+
+def _capacity(state: StateView, old: Resource | None, new: Resource, node_uid: str) -> str:
+    """Reservations never exceed a node's capacity times overcommit."""
+    vcpus, memory_mib = int(new.spec.get("vcpus", 0)), int(new.spec.get("memoryMib", 0))
+    if old is not None and old.spec.get("node") == node_uid:
+        vcpus -= int(old.spec.get("vcpus", 0))
+        memory_mib -= int(old.spec.get("memoryMib", 0))
+    if vcpus <= 0 and memory_mib <= 0:
+        return ""
+    node = state.by_uid(node_uid)
+    if node is None:
+        return "its node does not exist"
+    config = state.get("ClusterConfig", "", "cluster")
+    factors = config.spec if config is not None else {}
+    capacity = node.spec.get("capacity", {})
+    used_vcpus, used_mib = state.reserved(node_uid)
+    most_vcpus = capacity.get("vcpus", 0) * float(factors.get("overcommitVcpus", 4.0))
+    most_mib = capacity.get("memoryMib", 0) * float(factors.get("overcommitMemory", 1.0))
+    if vcpus > 0 and used_vcpus + vcpus > most_vcpus:
+        return f"{node.metadata.name} has no room for {vcpus} vCPUs"
+    if memory_mib > 0 and used_mib + memory_mib > most_mib:
+        return f"{node.metadata.name} has no room for {memory_mib} MiB"
+    return ""
+
+
+def validate_config(spec: ClusterConfigSpec) -> list[Problem]:
+    """Return what the types cannot say."""
+    if not spec.cluster_id:
+        return [Problem(pointer="/spec/clusterId", message="must not be empty")]
+    return []
+
+
+KINDS: tuple[Kind, ...] = (
+    Kind(
+        name="Namespace",
+        plural="namespaces",
+        short=("ns",),
+        namespaced=False,
+        spec=NamespaceSpec,
+        rule=namespace_rule,
+    ),
+    Kind(
+        name="Node",
+        plural="nodes",
+        short=("no",),
+        namespaced=False,
+        spec=NodeSpec,
+        rule=node_rule,
+        internal=True,
+    ),
+    Kind(
+        name="JoinToken",
+        plural="jointokens",
+        namespaced=False,
+        spec=JoinTokenSpec,
+        rule=token_rule,
+        internal=True,
+    ),
+    Kind(
+        name="ClusterConfig",
+        plural="clusterconfigs",
+        namespaced=False,
+        spec=ClusterConfigSpec,
+        rule=config_rule,
+        validate=validate_config,
+    ),
+    Kind(
+        name="Operation",
+        plural="operations",
+        short=("op",),
+        namespaced=False,
+        spec=OperationSpec,
+        name_pattern=r"[a-z0-9][-a-z0-9]{0,80}",
+    ),
+    Kind(
+        name="KeyValue",
+        plural="keyvalues",
+        short=("kv",),
+        namespaced=False,
+        spec=KeyValueSpec,
+        name_pattern=KEY_PATTERN,
+    ),
+    Kind(
+        name="ApiKey",
+        plural="apikeys",
+        namespaced=False,
+        spec=ApiKeySpec,
+        name_pattern=r"[A-Za-z0-9]{1,63}",
+        internal=True,
+        secret_fields=("hash",),
+    ),
+    Kind(
+        name="Event",
+        plural="events",
+        short=("ev",),
+        namespaced=False,
+        spec=EventSpec,
+        name_pattern=r"[a-z0-9][-a-z0-9]{0,80}",
+        internal=True,
+    ),
+)
+
+__all__ = ["KEY_PATTERN", "KINDS", "NAME_PATTERN", "instance_rule"]
