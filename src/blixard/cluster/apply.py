@@ -110,8 +110,6 @@ def _put(draft: Draft, kind: Kind, op: Put, old: Resource | None, time_ms: int) 
     if old is None:
         new = _created(draft, kind, op, time_ms)
     else:
-        if op.uid and op.uid != old.metadata.uid:
-            raise Refused("CONFLICT", f"{_shown(op)} was made again meanwhile")
         new = _replaced(draft, op, old, time_ms)
         if new is None:
             return OpResult(revision=old.metadata.revision)
