@@ -49,7 +49,7 @@ def join_cluster(
 ) -> Joined:
     """Join the cluster of *token*; its addresses are tried in turn until the deadline.
 
-    *addresses* take the place of the token's: trust comes from the token wherever the node is found.
+    *addresses* take the place of the token's; trust comes from the token in any case.
 
     Raises:
         BlixardError: JOIN_TOKEN_DAMAGED before any connection; CA_MISMATCH before anything is

@@ -12,10 +12,10 @@ class TransportConfig(msgspec.Struct, frozen=True, kw_only=True):
     every connection prove its certificate again, should all other checks have missed something.
     """
 
-    message_bytes_max: int = 16 << 20
+    message_bytes_max: int = 8 << 20
     batch_bytes_max: int = 1 << 20
     queue_messages_max: int = 4096
-    queue_bytes_max: int = 64 << 20
+    queue_bytes_max: int = 32 << 20
     connect_timeout_s: float = 2.0
     open_timeout_s: float = 5.0
     backoff_first_s: float = 0.05

@@ -9,7 +9,7 @@ for again with the same key and name, until the token expires.
 | same key and name again, token not expired | a certificate again, nothing to commit |
 | other key or other name, used token | JOIN_TOKEN_USED |
 | token unknown / expired | JOIN_TOKEN_UNKNOWN / JOIN_TOKEN_EXPIRED |
-| name not the bound one / taken | JOIN_NAME_MISMATCH / NODE_NAME_TAKEN |
+| name or address not the bound one, name taken | JOIN_NAME_MISMATCH / NODE_NAME_TAKEN |
 | proof for another request, channel, name or by another seed | JOIN_PROOF_INVALID |
 | data directory of a removed node / of a present one | NODE_REMOVED / WRONG_CLUSTER |
 """
@@ -135,6 +135,33 @@ class JoinDecision(msgspec.Struct, frozen=True, kw_only=True):
     ops: tuple[Operation, ...]
 
 
+def store_token(
+    seed: bytes,
+    *,
+    uid: str,
+    expires_at_ms: int,
+    node_name: str = "",
+    address: str = "",
+    roles: tuple[str, ...] = (),
+) -> Put:
+    """Return the operation that makes the cluster know a token: its public half."""
+    public_key = public_key_of(seed)
+    return Put(
+        kind="JoinToken",
+        namespace="",
+        name=token_id(public_key),
+        uid=uid,
+        expect=0,
+        spec={
+            "publicKey": base64.b64encode(public_key).decode(),
+            "expiresAtMs": expires_at_ms,
+            "nodeName": node_name,
+            "address": address,
+            "roles": list(roles),
+        },
+    )
+
+
 def decide_join(
     view: JoinView, request: JoinRequest, *, now_ms: int, new_uid: str
 ) -> JoinDecision | BlixardError:
@@ -167,6 +194,7 @@ def _decide(view: JoinView, request: JoinRequest, now_ms: int, new_uid: str) -> 
     bound = str(token.spec.get("nodeName") or "")
     if bound and bound != request.name:
         raise BlixardError("JOIN_NAME_MISMATCH", f"the token is for {bound}, not {request.name}")
+    _check_address(token, request.facts.address)
     _check_name_is_free(view)
     _check_former(view, request)
     return _first_use(view, token, request, key_id=key_id, now_ms=now_ms, new_uid=new_uid)
@@ -227,6 +255,15 @@ def _repeated(
         epoch=int(node.status.get("epoch") or FIRST_EPOCH),
         ops=(),
     )
+
+
+def _check_address(token: Resource, address: str) -> None:
+    bound = str(token.spec.get("address") or "")
+    host = address.rpartition(":")[0].strip("[]")
+    if bound and host != bound.strip("[]") and address != bound:
+        raise BlixardError(
+            "JOIN_NAME_MISMATCH", f"the token is for address {bound}, not {host}", hint="use it"
+        )
 
 
 def _check_name_is_free(view: JoinView) -> None:

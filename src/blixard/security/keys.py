@@ -14,6 +14,7 @@ import zlib
 import msgspec
 
 from blixard.base.errors import BlixardError
+from blixard.cluster.resources import Put
 
 PREFIX = "blx_k1_"
 ENTROPY_BYTES = 64
@@ -42,6 +43,17 @@ def mint_key(entropy: bytes) -> MintedKey:
     text = f"{PREFIX}{key_id}_{secret}"
     text += _checksum(text)
     return MintedKey(text=text, key_id=key_id, sha256=key_hash(text))
+
+
+def store_key(key: MintedKey, *, role: str, expires_at_ms: int = 0, description: str = "") -> Put:
+    """Return the operation that makes the cluster know the key."""
+    spec = {
+        "hash": key.sha256,
+        "role": role,
+        "expiresAtMs": expires_at_ms,
+        "description": description,
+    }
+    return Put(kind="ApiKey", namespace="", name=key.key_id, spec=spec, uid=key.key_id, expect=0)
 
 
 def key_id_of(text: str) -> str:

@@ -89,7 +89,7 @@ def from_key(text: str, find: Callable[[str], Resource | None], *, now_ms: int) 
     """
     key_id = key_id_of(text)
     resource = find(key_id)
-    kept = str(resource.spec.get("sha256") or "") if resource is not None else ""
+    kept = str(resource.spec.get("hash") or "") if resource is not None else ""
     # Compared in any case, so that an unknown id takes as long as a wrong secret.
     matches = key_matches(text, kept)
     if resource is None or not matches:

@@ -155,6 +155,12 @@ def test_token_bound_to_other_name_is_refused() -> None:
     assert isinstance(_decide(token=_token(nodeName="n2")), JoinDecision)
 
 
+def test_token_bound_to_other_address_is_refused() -> None:
+    assert _code(_decide(token=_token(address="10.0.0.9"))) == "JOIN_NAME_MISMATCH"
+    for bound in ("10.0.0.2", "10.0.0.2:7000"):
+        assert isinstance(_decide(token=_token(address=bound)), JoinDecision)
+
+
 def test_name_of_present_node_is_taken() -> None:
     for state in ("Ready", "Lost"):
         assert _code(_decide(token=_token(), node=_node(state=state))) == "NODE_NAME_TAKEN"

@@ -19,7 +19,7 @@ ADMIN = Principal(kind="user", name="ada", role="admin")
 
 
 def _key(**spec: Any) -> Resource:
-    fields = {"sha256": MINTED.sha256, "role": "viewer", **spec}
+    fields = {"hash": MINTED.sha256, "role": "viewer", **spec}
     return Resource(kind="ApiKey", metadata=Metadata(name=MINTED.key_id), spec=fields)
 
 
@@ -56,7 +56,7 @@ def test_key_gives_its_role_until_expiry() -> None:
     assert (found.kind, found.name, found.role) == ("key", MINTED.key_id, "viewer")
 
 
-@pytest.mark.parametrize("resource", [None, _key(sha256="0" * 64), _key(expiresAtMs=NOW_MS)])
+@pytest.mark.parametrize("resource", [None, _key(hash="0" * 64), _key(expiresAtMs=NOW_MS)])
 def test_bad_keys_are_refused_alike(resource: Resource | None) -> None:
     with pytest.raises(BlixardError) as caught:
         principals.from_key(MINTED.text, lambda _id: resource, now_ms=NOW_MS)
