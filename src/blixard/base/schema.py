@@ -1,7 +1,7 @@
 """All problems of a document at once, with JSON pointers and accepted values.
 
-``msgspec.convert`` stops at the first problem. This walks the same types and collects every one; what
-it accepts, ``convert`` accepts, and the other way round (a property test holds both together).
+``msgspec.convert`` stops at the first problem. This walks the same types and collects every one;
+what it accepts, ``convert`` accepts, and the other way round (a property test holds them together).
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def _struct(info: Any, value: Any, pointer: str, problems: list[Problem]) -> Non
         if key not in fields and info.forbid_unknown_fields:
             close = difflib.get_close_matches(str(key), fields, n=1)
             meant = f"; did you mean {close[0]}?" if close else ""
-            _add(problems, f"{pointer}/{_escape(str(key))}", f"unknown field{meant}", *sorted(fields))
+            _add(
+                problems, f"{pointer}/{_escape(str(key))}", f"unknown field{meant}", *sorted(fields)
+            )
     for name, field in fields.items():
         if name in value:
             _walk(field.type, value[name], f"{pointer}/{_escape(name)}", problems)
@@ -175,7 +177,9 @@ def _union(info: Any, value: Any, pointer: str, problems: list[Problem]) -> None
             _add(problems, pointer, f"must be {' or '.join(kinds)}, not {_named(value)}")
             return
         best = next(
-            f for t in info.types if _described(t) == _described_value(value)
+            f
+            for t in info.types
+            if _described(t) == _described_value(value)
             for f in [_problems_of(t, value, pointer)]
         )
     problems.extend(best)

@@ -93,7 +93,7 @@ def _apply_op(draft: Draft, kinds: KindTable, op: Operation, time_ms: int) -> Op
         raise Refused("CONFLICT", f"{_shown(op)} was made again meanwhile")
     if isinstance(op, PatchStatus):
         return _patch(draft, kind, op, old, time_ms)
-    return _delete(draft, kind, op, old)
+    return _delete(draft, kind, old)
 
 
 def _check_expected(op: Operation, old: Resource | None) -> None:
@@ -161,17 +161,13 @@ def _replaced(draft: Draft, op: Put, old: Resource, time_ms: int) -> Resource | 
     return Resource(kind=old.kind, metadata=metadata, spec=op.spec, status=old.status)
 
 
-def _patch(
-    draft: Draft, kind: Kind, op: PatchStatus, old: Resource, time_ms: int
-) -> OpResult:
+def _patch(draft: Draft, kind: Kind, op: PatchStatus, old: Resource, time_ms: int) -> OpResult:
     if op.node_uid:
         _check_not_fenced(draft, op, old)
     status = merge_patch(old.status, op.status)
     if status == old.status:
         return OpResult(revision=old.metadata.revision)
-    metadata = msgspec.structs.replace(
-        old.metadata, revision=draft.revision, updated_at_ms=time_ms
-    )
+    metadata = msgspec.structs.replace(old.metadata, revision=draft.revision, updated_at_ms=time_ms)
     new = Resource(kind=old.kind, metadata=metadata, spec=old.spec, status=status)
     _check_rule(draft, kind, old, new)
     draft.put(new)
@@ -192,7 +188,7 @@ def _check_not_fenced(draft: Draft, op: PatchStatus, old: Resource) -> None:
         )
 
 
-def _delete(draft: Draft, kind: Kind, op: Delete, old: Resource) -> OpResult:
+def _delete(draft: Draft, kind: Kind, old: Resource) -> OpResult:
     _check_rule(draft, kind, old, None)
     draft.remove(old)
     return OpResult(revision=draft.revision)

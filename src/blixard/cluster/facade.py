@@ -78,7 +78,9 @@ class Cluster:
         outcome: Outcome = await self._raft.propose(command, timeout_s=timeout_s)
         if outcome.code:
             raise BlixardError(
-                outcome.code, outcome.message, details={"op": outcome.pointer} if outcome.pointer else {}
+                outcome.code,
+                outcome.message,
+                details={"op": outcome.pointer} if outcome.pointer else {},
             )
         return outcome
 

@@ -119,14 +119,14 @@ def node_rule(state: StateView, old: Resource | None, new: Resource | None) -> s
     return ""
 
 
-def namespace_rule(state: StateView, old: Resource | None, new: Resource | None) -> str:
+def namespace_rule(_state: StateView, old: Resource | None, new: Resource | None) -> str:
     """The default namespace stays."""
     if new is None and old is not None and old.metadata.name == "default":
         return "the namespace default cannot be deleted"
     return ""
 
 
-def config_rule(state: StateView, old: Resource | None, new: Resource | None) -> str:
+def config_rule(_state: StateView, old: Resource | None, new: Resource | None) -> str:
     """One configuration, never deleted; ids only grow."""
     if new is None:
         return "the cluster's configuration cannot be deleted"
@@ -140,7 +140,7 @@ def config_rule(state: StateView, old: Resource | None, new: Resource | None) ->
     return ""
 
 
-def token_rule(state: StateView, old: Resource | None, new: Resource | None) -> str:
+def token_rule(_state: StateView, old: Resource | None, new: Resource | None) -> str:
     """A token is used by one key and one name, once."""
     if old is None or new is None or not old.status.get("usedByKey"):
         return ""

@@ -18,6 +18,7 @@ from blixard.cluster.leases import LeaseConfig
 from blixard.cluster.machine import ClusterMachine
 from blixard.consensus.node import Member, RaftConfig, RaftNode
 from blixard.node import messages as m
+from blixard.node.founding import Founding, founding_ops
 from blixard.node.kinds import all_kinds
 from blixard.node.leader import LeaderDuties
 from blixard.node.link import Leadership, NodeLink
@@ -31,11 +32,15 @@ from blixard.vms.loops import Reconciler, ReplicaController
 RAFT_DIRECTORY = "raft"
 PLAN_RETRY_S = 0.5
 PLAN_IDLE_S = 10.0
+FOUND_S = 5.0
 PEERS_FILE = "peers"
 
 
 class NodeIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """Who this node is; ``peers`` are the members known when it joined."""
+    """Who this node is.
+
+    ``peers`` are the members known when it joined; ``founding`` is set on the cluster's first node.
+    """
 
     cluster_id: str
     uid: str
@@ -43,6 +48,7 @@ class NodeIdentity(msgspec.Struct, frozen=True, kw_only=True):
     raft_id: int
     address: str
     peers: tuple[m.Peer, ...] = ()
+    founding: Founding | None = None
 
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +89,7 @@ class Voter:
             secrets=node.secrets.give,
         )
         self._env = env
+        self._identity = node.identity
         self._planned = asyncio.Event()
         self._seen = self.machine.store.kind_revisions(WATCHED)
 
@@ -113,11 +120,29 @@ class Voter:
             if not self.raft.is_leader:
                 continue
             try:
+                await self._found()
                 await self.controller.one_pass(self.raft.term)
             except BlixardError as error:
                 self._env.log("info", "plan_refused", code=error.code, detail=error.message)
                 await asyncio.sleep(PLAN_RETRY_S)
                 self._planned.set()
+
+    async def _found(self) -> None:
+        """Make an empty state a cluster, on the node that ``init`` ran on."""
+        founding = self._identity.founding
+        if founding is None or self.cluster.store.get("ClusterConfig", "", "cluster") is not None:
+            return
+        ops = founding_ops(
+            founding,
+            cluster_id=self._identity.cluster_id,
+            uid=self._identity.uid,
+            name=self._identity.name,
+            address=self._identity.address,
+            new_uid=self._env.new_id,
+        )
+        await self.cluster.commit(
+            ops, actor="system:founding", term=self.raft.term, timeout_s=FOUND_S
+        )
 
 
 WATCHED = ("VM", "Instance", "Image", "Network", "Node", "ClusterConfig")

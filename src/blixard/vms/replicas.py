@@ -269,7 +269,7 @@ class ReplicaPlanner:
         )
         wanted = self._template(vm, spec, recipe, blank)
         try:
-            ip, mac = self.addresses.allocate(spec.network, uid)
+            ip, mac = self.addresses.allocate(spec.network)
         except BlixardError as error:
             self._report_uncreated(vm, error.message)
             return
