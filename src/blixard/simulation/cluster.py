@@ -1,0 +1,128 @@
+"""What runs on the hosts: one factory decides between consensus alone and the whole node."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+import msgspec
+
+from blixard.base.errors import BlixardError
+from blixard.consensus.config import Member, RaftConfig
+from blixard.consensus.node import RaftNode
+from blixard.ports.environment import Environment
+from blixard.simulation.observed import Watch, watch_machine, watch_raft
+from blixard.simulation.register import Command, RegisterMachine
+from blixard.simulation.workload import READ, WRITE, Write
+from blixard.simulation.world import Host
+
+CLUSTER_ID = "sim"
+_RAFT = "raft"
+_STEP_S = 2.0
+_RETRY_S = 0.3
+
+
+class App(Protocol):
+    """One incarnation of what runs on a host."""
+
+    async def run(self) -> None:
+        """Start; the first start of a host makes its first state."""
+
+    @property
+    def raft(self) -> RaftNode | None:
+        """The Raft node, once there is one."""
+
+    def values(self) -> dict[str, str]:
+        """Return the applied texts by key."""
+
+    def formed(self, nodes: int) -> bool:
+        """Tell whether all nodes take part."""
+
+
+class Factory(Protocol):
+    """Makes an application for a host whose daemon has just started."""
+
+    def __call__(self, host: Host, hosts: list[Host], watch: Watch) -> App:
+        """Return the application; it is not started yet."""
+
+
+class RaftApp:
+    """Consensus alone, with :class:`RegisterMachine`."""
+
+    def __init__(self, host: Host, hosts: list[Host], watch: Watch, *, config: RaftConfig) -> None:
+        assert host.daemon is not None
+        self._env: Environment = host.daemon.env
+        self._host = host
+        self._hosts = hosts
+        self._watch = watch
+        self.machine = RegisterMachine()
+        self._raft = self.make_raft(self._env, config)
+
+    def make_raft(self, env: Environment, config: RaftConfig) -> RaftNode:
+        """Return the node; a test may plant a bug here."""
+        return RaftNode(env, config, self.machine, directory=_RAFT)
+
+    @property
+    def raft(self) -> RaftNode:
+        """The Raft node."""
+        return self._raft
+
+    def values(self) -> dict[str, str]:
+        """Return the applied texts."""
+        return self.machine.values
+
+    def formed(self, nodes: int) -> bool:
+        """Tell whether this node knows all voters."""
+        return sum(not m.learner for m in self._raft.members.values()) == nodes
+
+    async def run(self) -> None:
+        """Make the first state if there is none, start, serve; the first host invites the rest."""
+        first = not self._env.disk.exists(_RAFT)
+        if first:
+            await self._first_state()
+        watch_machine(self.machine, self._host.number, self._watch)
+        await self._raft.start()
+        watch_raft(self._raft, self._host.number, self._watch)
+        self._env.transport.on_request(WRITE, self._write)
+        self._env.transport.on_request(READ, self._read)
+        if first and self._host.number == 1:
+            await self._invite_all()
+
+    def _member(self, host: Host) -> Member:
+        return Member(raft_id=host.number, uid=host.uid, address=host.address, learner=True)
+
+    async def _first_state(self) -> None:
+        make = RaftNode.bootstrap if self._host.number == 1 else RaftNode.create_empty
+        await make(
+            self._env, directory=_RAFT, cluster_id=CLUSTER_ID, member=self._member(self._host)
+        )
+
+    async def _invite_all(self) -> None:
+        for host in self._hosts[1:]:
+            while not await self._invited(host):
+                await asyncio.sleep(_RETRY_S)
+
+    async def _invited(self, host: Host) -> bool:
+        """One step towards a vote for *host*; True once it votes."""
+        known = self._raft.members.get(host.number)
+        try:
+            if known is None:
+                await self._raft.add_learner(self._member(host), timeout_s=_STEP_S)
+            elif known.learner:
+                await self._raft.promote(host.number, timeout_s=_STEP_S)
+            else:
+                return True
+        except BlixardError as error:
+            self._env.log("info", "invitation_postponed", code=error.code)
+        return False
+
+    async def _write(self, _uid: str, payload: bytes) -> bytes:
+        write = msgspec.msgpack.decode(payload, type=Write)
+        command = msgspec.msgpack.encode(Command(write.key, write.text))
+        await self._raft.propose(command, timeout_s=1.2)
+        self._watch.acknowledged(write.text.encode())
+        return b""
+
+    async def _read(self, _uid: str, payload: bytes) -> bytes:
+        await self._raft.read_barrier(timeout_s=1.2)
+        return self.machine.values.get(payload.decode(), "").encode()

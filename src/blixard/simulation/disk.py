@@ -1,0 +1,349 @@
+"""A host's disk in bytes: what is durable, and what a crash may still lose, tear or keep."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import random
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from blixard.simulation.process import Process
+
+DEFAULT_CAPACITY = 1 << 30
+SECTORS = (512, 4096)
+_LOST, _APPLIED, _TORN = 0.4, 0.4, 0.2
+_SLOW_SYNC = 0.01
+
+Operation = tuple[int, bytes | None]  # (offset, data), or (new size, None)
+
+
+def apply_operation(image: bytearray, operation: Operation) -> None:
+    """Write or truncate; a gap before the written bytes reads as zeros."""
+    offset, data = operation
+    size = len(image)
+    if data is None:
+        if offset < size:
+            del image[offset:]
+        else:
+            image.extend(bytes(offset - size))
+        return
+    if offset > size:
+        image.extend(bytes(offset - size))
+    image[offset : offset + len(data)] = data
+
+
+def tear(generator: random.Random, operation: Operation) -> list[Operation]:
+    """Return the sectors of a write that reached the disk."""
+    offset, data = operation
+    if data is None:
+        return [operation] if generator.random() < 0.5 else []
+    sector = generator.choice(SECTORS)
+    kept, position = [], 0
+    while position < len(data):
+        end = min(len(data), (offset + position) // sector * sector + sector - offset)
+        if generator.random() < 0.5:
+            kept.append((offset + position, data[position:end]))
+        position = end
+    return kept
+
+
+class FileNode:
+    """One file: its bytes as read, as durable, and the operations between the two."""
+
+    __slots__ = ("current", "done", "durable", "pending")
+
+    def __init__(self) -> None:
+        self.current = bytearray()
+        self.durable = bytearray()
+        self.pending: list[Operation] = []
+        self.done = 0  # operations that have left ``pending``
+
+    def write(self, operation: Operation) -> None:
+        """Change what is read; durable later."""
+        apply_operation(self.current, operation)
+        self.pending.append(operation)
+
+    def persist(self, until: int) -> None:
+        """Make the first *until* operations ever made durable."""
+        count = until - self.done
+        if count <= 0:
+            return
+        for operation in self.pending[:count]:
+            apply_operation(self.durable, operation)
+        del self.pending[:count]
+        self.done = until
+
+    def crash(self, generator: random.Random) -> None:
+        """Decide what each pending operation left behind."""
+        for operation in self.pending:
+            fate = generator.random()
+            if fate < _APPLIED:
+                apply_operation(self.durable, operation)
+            elif fate < _APPLIED + _TORN:
+                for piece in tear(generator, operation):
+                    apply_operation(self.durable, piece)
+        self.done += len(self.pending)
+        self.pending.clear()
+        self.current = bytearray(self.durable)
+
+
+class DirectoryNode:
+    """One directory: its names as seen, as durable, and the changes between the two."""
+
+    __slots__ = ("current", "done", "durable", "pending")
+
+    def __init__(self) -> None:
+        self.current: dict[str, Node] = {}
+        self.durable: dict[str, Node] = {}
+        self.pending: list[tuple[str, Node | None, str]] = []  # (name, node or gone, old name)
+        self.done = 0
+
+    def change(self, name: str, node: Node | None, source: str = "") -> None:
+        """Set or remove a name; *source* is the old name in this directory, if it was moved."""
+        change = (name, node, source)
+        _apply_change(self.current, change)
+        self.pending.append(change)
+
+    def persist(self, until: int) -> None:
+        """Make the first *until* changes ever made durable."""
+        count = until - self.done
+        if count <= 0:
+            return
+        for change in self.pending[:count]:
+            _apply_change(self.durable, change)
+        del self.pending[:count]
+        self.done = until
+
+    def crash(self, generator: random.Random) -> None:
+        """Keep or lose each pending change, then do the same below."""
+        for change in self.pending:
+            if generator.random() < 0.5:
+                _apply_change(self.durable, change)
+        self.done += len(self.pending)
+        self.pending.clear()
+        self.current = dict(self.durable)
+        for name in sorted(self.current):
+            self.current[name].crash(generator)
+
+
+Node = FileNode | DirectoryNode
+
+
+def _apply_change(names: dict[str, Node], change: tuple[str, Node | None, str]) -> None:
+    name, node, source = change
+    if source:
+        names.pop(source, None)
+    if node is None:
+        names.pop(name, None)
+    else:
+        names[name] = node
+
+
+class DiskImage:
+    """What outlives the processes of a host."""
+
+    def __init__(self, generator: random.Random, *, capacity: int = DEFAULT_CAPACITY) -> None:
+        self.root = DirectoryNode()
+        self.generator = generator
+        self.capacity = capacity
+        self.full = False
+        self.stalled_until_ns = 0
+        self.sync_mean_s = 0.0005
+        self.slow_sync_s = 0.05
+        self.used = 0
+        self.on_sync: Callable[[int, int], None] = lambda _size, _checksum: None
+
+    def crash(self) -> None:
+        """The host lost power: only what is durable, and what luck kept, remains."""
+        self.root.crash(self.generator)
+        self.used = sum(len(node.current) for _, node in self.files())
+        self.stalled_until_ns = 0
+
+    def files(self) -> list[tuple[str, FileNode]]:
+        """Return all files by path."""
+        return _walk("", self.root)
+
+    def find(self, path: str) -> Node | None:
+        """Return what stands at *path*."""
+        node: Node = self.root
+        for part in _parts(path):
+            if not isinstance(node, DirectoryNode) or part not in node.current:
+                return None
+            node = node.current[part]
+        return node
+
+    def directory(self, path: str) -> DirectoryNode:
+        """Return a directory. Raises FileNotFoundError."""
+        node = self.find(path)
+        if not isinstance(node, DirectoryNode):
+            raise FileNotFoundError(errno.ENOENT, "no such directory", path)
+        return node
+
+    def latency_s(self, now_ns: int) -> float:
+        """Draw how long a sync takes that begins now."""
+        draw = self.generator.random
+        delay = self.sync_mean_s * (0.5 + draw())
+        if draw() < _SLOW_SYNC:
+            delay += self.slow_sync_s * draw()
+        return delay + max(0, self.stalled_until_ns - now_ns) / 1e9
+
+    def take_room(self, growth: int) -> None:
+        """Account for *growth* bytes. Raises OSError ENOSPC."""
+        if growth > 0 and (self.full or self.used + growth > self.capacity):
+            raise OSError(errno.ENOSPC, "no space left on the simulated disk")
+        self.used += growth
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]
+
+
+def _split(path: str) -> tuple[str, str]:
+    parts = _parts(path)
+    return "/".join(parts[:-1]), parts[-1]
+
+
+def _walk(prefix: str, directory: DirectoryNode) -> list[tuple[str, FileNode]]:
+    found: list[tuple[str, FileNode]] = []
+    for name in sorted(directory.current):
+        node = directory.current[name]
+        if isinstance(node, FileNode):
+            found.append((prefix + name, node))
+        else:
+            found.extend(_walk(f"{prefix}{name}/", node))
+    return found
+
+
+class SimFile:
+    """``ports.disk.File`` for one process; a dead process changes nothing any more."""
+
+    def __init__(self, disk: SimDisk, node: FileNode) -> None:
+        self._disk = disk
+        self._node = node
+
+    def pwrite(self, offset: int, data: bytes) -> None:
+        """Write; buffered."""
+        if self._disk.process.alive:
+            growth = offset + len(data) - len(self._node.current)
+            self._disk.image.take_room(max(growth, 0))
+            self._node.write((offset, bytes(data)))
+
+    def pread(self, offset: int, length: int) -> bytes:
+        """Read what was written last."""
+        return bytes(self._node.current[offset : offset + length])
+
+    def truncate(self, size: int) -> None:
+        """Set the size."""
+        if self._disk.process.alive:
+            growth = size - len(self._node.current)
+            self._disk.image.take_room(growth)
+            self._node.write((size, None))
+
+    def size(self) -> int:
+        """Return the size, buffered writes included."""
+        return len(self._node.current)
+
+    async def sync(self) -> None:
+        """Make what was written before the call durable, a little later."""
+        node = self._node
+        until = node.done + len(node.pending)
+        await self._disk.wait()
+        checksum = zlib.crc32(node.current[-64:])
+        node.persist(until)
+        self._disk.image.on_sync(len(node.current), checksum)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class SimDisk:
+    """``ports.disk.Disk`` for one process on the host's image."""
+
+    def __init__(self, image: DiskImage, process: Process, now_ns: Callable[[], int]) -> None:
+        self.image = image
+        self.process = process
+        self._now_ns = now_ns
+
+    async def wait(self) -> None:
+        """Take as long as the device does."""
+        await asyncio.sleep(self.image.latency_s(self._now_ns()))
+
+    def open(self, path: str, *, create: bool = False) -> SimFile:
+        """Open for reading and writing."""
+        parent, name = _split(path)
+        directory = self.image.directory(parent)
+        node = directory.current.get(name)
+        if node is None:
+            if not create:
+                raise FileNotFoundError(errno.ENOENT, "no such file", path)
+            node = FileNode()
+            if self.process.alive:
+                self.image.take_room(1 if self.image.full else 0)
+                directory.change(name, node)
+        if isinstance(node, DirectoryNode):
+            raise IsADirectoryError(errno.EISDIR, "is a directory", path)
+        return SimFile(self, node)
+
+    def exists(self, path: str) -> bool:
+        """Tell whether the name exists."""
+        return self.image.find(path) is not None
+
+    def listdir(self, path: str) -> list[str]:
+        """Return the sorted names in a directory; an absent directory is empty."""
+        node = self.image.find(path)
+        return sorted(node.current) if isinstance(node, DirectoryNode) else []
+
+    def mkdir(self, path: str) -> None:
+        """Make a directory and its parents."""
+        directory = self.image.root
+        for part in _parts(path):
+            node = directory.current.get(part)
+            if node is None:
+                node = DirectoryNode()
+                if self.process.alive:
+                    directory.change(part, node)
+            if not isinstance(node, DirectoryNode):
+                raise NotADirectoryError(errno.ENOTDIR, "not a directory", path)
+            directory = node
+
+    def rename(self, source: str, target: str) -> None:
+        """Replace *target*."""
+        node = self.image.find(source)
+        if node is None:
+            raise FileNotFoundError(errno.ENOENT, "no such file", source)
+        if not self.process.alive:
+            return
+        (old_parent, old_name), (parent, name) = _split(source), _split(target)
+        destination = self.image.directory(parent)
+        self._release(destination.current.get(name))
+        if old_parent == parent:
+            destination.change(name, node, old_name)
+        else:
+            self.image.directory(old_parent).change(old_name, None)
+            destination.change(name, node)
+
+    def unlink(self, path: str) -> None:
+        """Remove a file; absent is fine."""
+        node = self.image.find(path)
+        if node is None or not self.process.alive:
+            return
+        parent, name = _split(path)
+        self._release(node)
+        self.image.directory(parent).change(name, None)
+
+    def _release(self, node: Any) -> None:
+        if isinstance(node, FileNode):
+            self.image.used -= len(node.current)
+
+    async def sync_dir(self, path: str) -> None:
+        """Make the changes of names before the call durable."""
+        directory = self.image.directory(path)
+        until = directory.done + len(directory.pending)
+        await self.wait()
+        directory.persist(until)
+
+    def free_bytes(self) -> int:
+        """Return the room left."""
+        return 0 if self.image.full else self.image.capacity - self.image.used

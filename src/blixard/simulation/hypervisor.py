@@ -1,0 +1,275 @@
+"""The hypervisors of a host as a world of their own: they outlive the daemon, not the host.
+
+The guard's deadlines are enforced by the host's machine process on the host's clock, whatever the
+daemon does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+import msgspec
+
+from blixard.base.errors import BlixardError
+from blixard.ports.hypervisor import GuestStatus, HypervisorInstance, LaunchPlan, ProcessState
+from blixard.ports.transport import Stream
+from blixard.simulation.loop import SimHandle
+from blixard.simulation.process import Process
+
+_FIRST_PID = 1000
+
+
+class SimInstance(msgspec.Struct):
+    """One hypervisor process."""
+
+    plan: LaunchPlan
+    pid: int
+    state: ProcessState = "paused"
+    deadline_ns: int | None = None
+    boots_at_ns: int = 0
+    killed_by_guard: bool = False
+    exit_code: int | None = None
+    timer: SimHandle | None = None
+
+    def shown(self) -> HypervisorInstance:
+        """Return what the port shows."""
+        return HypervisorInstance(
+            instance_uid=self.plan.instance_uid,
+            plan=self.plan,
+            state=self.state,
+            pid=self.pid,
+            exit_code=self.exit_code,
+            killed_by_guard=self.killed_by_guard,
+        )
+
+
+class Observer:
+    """Told when an instance really runs and when it ends; the oracle of double runs is one."""
+
+    def started(self, host: int, plan: LaunchPlan) -> None:
+        """The CPUs of an instance run from now on."""
+
+    def ended(self, host: int, plan: LaunchPlan) -> None:
+        """They run no longer."""
+
+
+class GuestWorld:
+    """What runs on one host, from boot to crash of the host."""
+
+    def __init__(
+        self,
+        machine: Process,
+        generator: random.Random,
+        now_ns: Callable[[], int],
+        observer: Observer,
+    ) -> None:
+        self.machine = machine
+        self.instances: dict[str, SimInstance] = {}
+        self.boot_mean_s = 1.5
+        self._random = generator
+        self._now_ns = now_ns
+        self._observer = observer
+        self._pid = _FIRST_PID
+        self.callbacks: list[Callable[[str], None]] = []
+        self.daemon: Process | None = None
+
+    def spawn(self, plan: LaunchPlan) -> SimInstance:
+        """Make a process with stopped CPUs."""
+        old = self.instances.get(plan.instance_uid)
+        if old is not None and old.state != "exited":
+            raise BlixardError("GUEST_START_FAILED", f"{plan.instance_uid} runs already")
+        self._pid += 1
+        instance = SimInstance(plan=plan, pid=self._pid)
+        self.instances[plan.instance_uid] = instance
+        return instance
+
+    def get(self, uid: str) -> SimInstance:
+        """Return an instance. Raises BlixardError GUEST_UNREACHABLE."""
+        if uid not in self.instances:
+            raise BlixardError("GUEST_UNREACHABLE", f"there is no process of {uid}")
+        return self.instances[uid]
+
+    def run(self, uid: str) -> None:
+        """Let the CPUs run."""
+        instance = self.get(uid)
+        now = self.boottime_ns()
+        late = instance.deadline_ns is not None and now >= instance.deadline_ns
+        if instance.state == "exited" or late:
+            raise BlixardError("GUEST_START_FAILED", f"{uid} is gone or past its deadline")
+        if instance.state == "paused":
+            instance.state = "running"
+            boot_s = self.boot_mean_s * (0.5 + self._random.random())
+            instance.boots_at_ns = instance.boots_at_ns or self._now_ns() + int(boot_s * 1e9)
+            self._observer.started(self.machine.host, instance.plan)
+            self.machine.call_at_ns(instance.boots_at_ns, self._changed, uid)
+
+    def stop(self, uid: str) -> None:
+        """Stop the CPUs."""
+        instance = self.get(uid)
+        if instance.state == "running":
+            instance.state = "paused"
+            self._observer.ended(self.machine.host, instance.plan)
+
+    def end(self, uid: str, *, code: int, by_guard: bool = False) -> None:
+        """The process ends."""
+        instance = self.instances.get(uid)
+        if instance is None or instance.state == "exited":
+            return
+        ran = instance.state == "running"
+        instance.state, instance.exit_code, instance.killed_by_guard = "exited", code, by_guard
+        if instance.timer is not None:
+            instance.timer.cancel()
+        if ran:
+            self._observer.ended(self.machine.host, instance.plan)
+        self._changed(uid)
+
+    def set_deadline(self, uid: str, deadline_ns: int) -> None:
+        """Arm the guard, or move its deadline later."""
+        instance = self.get(uid)
+        if instance.state == "exited":
+            return
+        if instance.deadline_ns is not None and deadline_ns <= instance.deadline_ns:
+            return
+        instance.deadline_ns = deadline_ns
+        if instance.timer is not None:
+            instance.timer.cancel()
+        when_ns = self.machine.clock.world_at_ns(deadline_ns)
+        instance.timer = self.machine.call_at_ns(when_ns, self._expired, uid, instance.pid)
+
+    def _expired(self, uid: str, pid: int) -> None:
+        instance = self.instances.get(uid)
+        if instance is not None and instance.pid == pid and instance.state != "exited":
+            assert instance.deadline_ns is not None
+            if self.boottime_ns() < instance.deadline_ns:
+                when_ns = self._now_ns() + 1
+                instance.timer = self.machine.call_at_ns(when_ns, self._expired, uid, pid)
+                return
+            self.end(uid, code=-9, by_guard=True)
+
+    def expire(self) -> None:
+        """Let the guard look at once: it is the first to run when a host goes on."""
+        for uid in sorted(self.instances):
+            instance = self.instances[uid]
+            due = instance.deadline_ns is not None and instance.deadline_ns <= self.boottime_ns()
+            if due:
+                self.end(uid, code=-9, by_guard=True)
+
+    def running(self) -> list[LaunchPlan]:
+        """Return what runs."""
+        return [i.plan for _, i in sorted(self.instances.items()) if i.state == "running"]
+
+    def ready(self, uid: str) -> bool:
+        """Tell whether the guest has booted and runs."""
+        instance = self.instances.get(uid)
+        return (
+            instance is not None
+            and instance.state == "running"
+            and self._now_ns() >= instance.boots_at_ns
+        )
+
+    def boottime_ns(self) -> int:
+        """Return the host's CLOCK_BOOTTIME."""
+        return self.machine.clock.boottime_ns(self._now_ns())
+
+    def _changed(self, uid: str) -> None:
+        if self.daemon is not None and self.daemon.alive:
+            for callback in self.callbacks:
+                self.daemon.call_soon(callback, uid)
+
+
+class SimHypervisor:
+    """``ports.hypervisor.Hypervisor`` for one incarnation of the daemon."""
+
+    def __init__(self, world: GuestWorld, daemon: Process, generator: random.Random) -> None:
+        self._world = world
+        self._daemon = daemon
+        self._random = generator
+        world.daemon = daemon
+        world.callbacks = []
+
+    async def _take(self, mean_s: float) -> None:
+        await asyncio.sleep(mean_s * (0.5 + self._random.random()))
+
+    async def instances(self) -> list[HypervisorInstance]:
+        """Return all processes."""
+        await self._take(0.002)
+        return [i.shown() for _, i in sorted(self._world.instances.items())]
+
+    async def start_paused(self, plan: LaunchPlan) -> HypervisorInstance:
+        """Spawn with the CPUs stopped."""
+        await self._take(0.05)
+        return self._world.spawn(plan).shown()
+
+    async def arm(self, instance_uid: str, deadline_boottime_ns: int) -> None:
+        """Let the guard kill the instance at the deadline."""
+        await self._take(0.001)
+        self._world.set_deadline(instance_uid, deadline_boottime_ns)
+
+    async def extend(self, deadline_boottime_ns: int) -> None:
+        """Move the deadline of all armed instances later."""
+        await self._take(0.001)
+        for uid, instance in sorted(self._world.instances.items()):
+            if instance.deadline_ns is not None:
+                self._world.set_deadline(uid, deadline_boottime_ns)
+
+    async def resume(self, instance_uid: str) -> None:
+        """Let the CPUs run."""
+        await self._take(0.002)
+        self._world.run(instance_uid)
+
+    async def pause(self, instance_uid: str) -> None:
+        """Stop the CPUs."""
+        await self._take(0.002)
+        self._world.stop(instance_uid)
+
+    async def shutdown(self, instance_uid: str, *, grace_s: float) -> None:
+        """Ask the guest; it takes a part of the grace."""
+        await self._take(min(grace_s, 0.5))
+        self._world.end(instance_uid, code=0)
+
+    async def kill(self, instance_uid: str) -> None:
+        """Kill now."""
+        await self._take(0.005)
+        self._world.end(instance_uid, code=-9)
+
+    async def forget(self, instance_uid: str) -> None:
+        """Remove what is left of an exited instance."""
+        await self._take(0.002)
+        instance = self._world.instances.get(instance_uid)
+        if instance is not None and instance.state == "exited":
+            del self._world.instances[instance_uid]
+
+    async def guest_status(self, instance_uid: str) -> GuestStatus:
+        """Ask the agent."""
+        await self._take(0.002)
+        if not self._world.ready(instance_uid):
+            raise BlixardError("GUEST_UNREACHABLE", f"{instance_uid} does not answer")
+        return GuestStatus(ready=True)
+
+    async def exec(
+        self, instance_uid: str, command: list[str], *, tty: bool, stream: Stream
+    ) -> None:
+        """Echo the command."""
+        await self.guest_status(instance_uid)
+        await stream.send(f"{'tty ' if tty else ''}{' '.join(command)}\n".encode())
+
+    async def logs(self, instance_uid: str, *, tail: int, follow: bool, stream: Stream) -> None:
+        """Send the console's last lines; nothing follows."""
+        assert tail >= 0 or follow
+        for line in self.console_tail(instance_uid, tail):
+            await stream.send(line.encode() + b"\n")
+
+    async def console(self, instance_uid: str, stream: Stream) -> None:
+        """Send the console and end."""
+        await self.logs(instance_uid, tail=20, follow=False, stream=stream)
+
+    def console_tail(self, instance_uid: str, lines: int) -> list[str]:
+        """Return the last console lines."""
+        booted = self._world.ready(instance_uid)
+        return ["booting", "ready"][: 2 if booted else 1][-lines:] if lines > 0 else []
+
+    def on_change(self, callback: Callable[[str], None]) -> None:
+        """Call *callback* when an instance changed."""
+        self._world.callbacks.append(callback)

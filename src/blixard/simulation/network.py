@@ -1,0 +1,139 @@
+"""The network between hosts: latency, loss, duplicates, reordering, partitions and clogs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from blixard.simulation.loop import SimLoop
+from blixard.simulation.process import Process
+from blixard.simulation.trace import Trace
+
+if TYPE_CHECKING:
+    from blixard.simulation.transport import SimTransport
+
+_MILLISECOND = 1_000_000
+
+
+class LinkFaults(msgspec.Struct):
+    """Probabilities per message and the one-way latency in milliseconds."""
+
+    latency_min_ms: float = 0.2
+    latency_mean_ms: float = 0.5
+    loss: float = 0.0
+    duplicate: float = 0.0
+    reorder: float = 0.0
+    reorder_ms: float = 50.0
+
+
+CALM = LinkFaults()
+
+
+class Network:
+    """Delivers between the transports of the processes that live now."""
+
+    def __init__(self, loop: SimLoop, generator: random.Random, trace: Trace) -> None:
+        self._loop = loop
+        self._random = generator
+        self._trace = trace
+        self.faults = LinkFaults()
+        self._transports: dict[str, SimTransport] = {}
+        self._blocked: dict[tuple[str, str], int] = {}
+        self._clogged: dict[tuple[str, str], int] = {}
+        self._last: dict[tuple[str, str], int] = {}
+        self.sent = self.lost = self.duplicated = self.reordered = 0
+
+    # who is there
+
+    def attach(self, transport: SimTransport) -> None:
+        """Let a new incarnation receive."""
+        self._transports[transport.uid] = transport
+
+    def detach(self, transport: SimTransport) -> None:
+        """The incarnation is gone; what was on its way to it is dropped."""
+        if self._transports.get(transport.uid) is transport:
+            del self._transports[transport.uid]
+
+    def target(self, uid: str) -> SimTransport | None:
+        """Return the incarnation that receives now."""
+        return self._transports.get(uid)
+
+    # faults
+
+    def block(self, source: str, target: str) -> None:
+        """Cut one direction; cuts add up."""
+        key = (source, target)
+        self._blocked[key] = self._blocked.get(key, 0) + 1
+
+    def unblock(self, source: str, target: str) -> None:
+        """Take back one cut of one direction."""
+        key = (source, target)
+        left = self._blocked.get(key, 0) - 1
+        if left > 0:
+            self._blocked[key] = left
+        else:
+            self._blocked.pop(key, None)
+
+    def clog(self, source: str, target: str, until_ns: int) -> None:
+        """Hold everything on one direction back until a time."""
+        self._clogged[(source, target)] = until_ns
+
+    def heal(self) -> None:
+        """Remove all cuts, clogs and disturbances."""
+        self._blocked.clear()
+        self._clogged.clear()
+        self.faults = LinkFaults()
+
+    def is_blocked(self, source: str, target: str) -> bool:
+        """Tell whether one direction is cut."""
+        return (source, target) in self._blocked
+
+    # sending
+
+    def message(self, source: SimTransport, uid: str, channel: str, payload: bytes) -> None:
+        """Send one message that may be lost, doubled or overtaken."""
+        target = self._transports.get(uid)
+        key = (source.uid, uid)
+        faults, draw = self.faults, self._random.random
+        self.sent += 1
+        if target is None or key in self._blocked or (faults.loss and draw() < faults.loss):
+            self.lost += 1
+            return
+        copies = 1
+        if faults.duplicate and draw() < faults.duplicate:
+            copies = 2
+            self.duplicated += 1
+        for _ in range(copies):
+            when_ns = self._arrival(key, reorder=faults.reorder)
+            target.process.call_at_ns(when_ns, target.deliver, source.uid, channel, payload)
+
+    def call(
+        self, source: str, uid: str, process: Process, callback: Callable[..., object], *args: Any
+    ) -> bool:
+        """Run *callback* in *process* after a latency, in order; False if the way is cut."""
+        if (source, uid) in self._blocked or not process.alive:
+            return False
+        faults = self.faults
+        if faults.loss and self._random.random() < faults.loss / 4:
+            return False
+        process.call_at_ns(self._arrival((source, uid), reorder=0.0), callback, *args)
+        return True
+
+    def _arrival(self, key: tuple[str, str], *, reorder: float) -> int:
+        """Draw a time of arrival; without reordering not before the one sent last."""
+        faults, draw = self.faults, self._random.random
+        mean = faults.latency_mean_ms * (0.5 + draw())
+        if draw() < 0.02:
+            mean *= 10
+        when_ns = self._loop.now_ns + int((faults.latency_min_ms + mean) * _MILLISECOND)
+        if key in self._clogged:
+            when_ns = max(when_ns, self._clogged[key])
+        if reorder and draw() < reorder:
+            self.reordered += 1
+            return when_ns + int(faults.reorder_ms * draw() * _MILLISECOND)
+        when_ns = max(when_ns, self._last.get(key, 0))
+        self._last[key] = when_ns
+        return when_ns

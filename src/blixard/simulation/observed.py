@@ -1,0 +1,75 @@
+"""Ties a Raft node and its state machine to the oracles, without changing either."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from blixard.consensus.config import StateMachine
+from blixard.consensus.node import RaftNode
+from blixard.simulation.oracles import Oracles
+from blixard.simulation.world import World
+
+
+class RaftView:
+    """The part of a Raft node that the oracles look at."""
+
+    def __init__(self, raft: RaftNode) -> None:
+        self._raft = raft
+
+    @property
+    def role(self) -> str:
+        """Its role now."""
+        return self._raft.role
+
+    @property
+    def term(self) -> int:
+        """Its term now."""
+        return self._raft.term
+
+    @property
+    def last_index(self) -> int:
+        """The last entry of its log."""
+        return self._raft.status().last_index
+
+
+class Watch:
+    """The oracles and the trace of one run."""
+
+    def __init__(self, world: World, oracles: Oracles) -> None:
+        self._world = world
+        self.oracles = oracles
+
+    def acknowledged(self, token: bytes) -> None:
+        """A write is about to be acknowledged."""
+        self.oracles.acknowledged(token, [host.image for host in self._world.hosts])
+
+    def note(self, host: int, kind: str, first: int | str, second: int | str = 0) -> None:
+        """Put an event into the trace."""
+        self._world.trace.add(self._world.loop.now_ns, host, kind, first, second)
+
+
+def watch_machine(machine: StateMachine, host: int, watch: Watch) -> None:
+    """Tell the oracles what *machine* applies; to be called before it applies anything."""
+    apply, state_hash, oracles = machine.apply, machine.state_hash, watch.oracles
+    oracles.restarted(host)
+
+    def observed(index: int, term: int, data: bytes) -> Any:
+        result = apply(index, term, data)
+        digest = state_hash()
+        oracles.applied(host, index, term, data, digest)
+        watch.note(host, "apply", index, digest.hex())
+        return result
+
+    machine.apply = observed  # type: ignore[method-assign]
+
+
+def watch_raft(raft: RaftNode, host: int, watch: Watch) -> None:
+    """Tell the oracles of every change of role."""
+    view = RaftView(raft)
+
+    def changed() -> None:
+        watch.note(host, f"role:{raft.role}", raft.term)
+        watch.oracles.role_changed(host, view)
+
+    raft.on_role_change(changed)
+    changed()

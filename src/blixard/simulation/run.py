@@ -1,0 +1,271 @@
+"""One run: form a cluster, disturb it, heal it, and ask whether every promise was kept."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from blixard.consensus.config import RaftConfig
+from blixard.simulation.cluster import App, Factory, RaftApp
+from blixard.simulation.faults import Injector, Plan, draw_plan
+from blixard.simulation.loop import LivelockError, Mode
+from blixard.simulation.observed import Watch
+from blixard.simulation.oracles import Oracles
+from blixard.simulation.streams import Streams
+from blixard.simulation.workload import Client, History, check_final
+from blixard.simulation.world import Host, World
+
+SECOND = 1_000_000_000
+_FORM_S = 20
+_LEADER_WITHIN_S = 10
+_QUIET_S = 3
+_RESTART_S = 0.5
+_BLACKOUT_S = 8
+_POLL_NS = SECOND // 10
+_MAX_STEPS = 20_000_000
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is; together with the code, it decides every event."""
+
+    seed: int
+    nodes: int = 5
+    duration_s: float = 60.0
+    clients: int = 5
+    node: bool = False
+
+    def command(self) -> str:
+        """Return the command line that repeats the run."""
+        return (
+            f"blixard sim run --seed {self.seed} --nodes {self.nodes} "
+            f"--duration {self.duration_s:g}s"
+        )
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What came out of a run."""
+
+    seed: int
+    nodes: int
+    duration_s: float
+    ok: bool
+    trace_hash: str
+    violations: tuple[str, ...]
+    replay: str
+    mode: str
+    callbacks: int
+    events: int
+    writes: int
+    reads: int
+    unknown: int
+    messages: int
+    faults: dict[str, int]
+    guest_runs: int
+    wall_s: float
+
+
+class Simulation:
+    """The state of one run."""
+
+    def __init__(
+        self, options: Options, *, factory: Factory | None = None, plan: Plan | None = None
+    ) -> None:
+        self.options = options
+        streams = Streams(options.seed)
+        knobs = streams.get("knobs")
+        self.mode: Mode = knobs.choice(("fifo", "random"))
+        self.oracles = Oracles()
+        self.world = World(
+            options.seed, options.nodes, mode=self.mode, observer=self.oracles,
+            max_steps=_MAX_STEPS,
+        )  # fmt: skip
+        self.world.on_fatal = self._restart_later
+        self.oracles.now_ns = self.world.now_ns
+        self.oracles.on_violation = self.world.loop.stop
+        self.watch = Watch(self.world, self.oracles)
+        self.config = RaftConfig(
+            snapshot_entries=knobs.choice((50, 100, 500, 10_000)),
+            trailing_entries=knobs.choice((0, 10, 100)),
+            segment_bytes=knobs.choice((16 << 10, 256 << 10, 16 << 20)),
+            max_message_bytes=knobs.choice((4 << 10, 512 << 10)),
+            reserve_bytes=4096,
+        )
+        self.factory = factory or functools.partial(RaftApp, config=self.config)
+        self.apps: dict[int, App] = {}
+        self.history = History()
+        self.clients: list[Client] = []
+        self._plan = plan
+        self.injector: Injector | None = None
+
+    # hosts
+
+    def start(self, host: Host) -> None:
+        """Start a daemon on a host that is up."""
+        if not host.up or host.daemon is not None:
+            return
+        daemon = host.start_daemon()
+        app = self.factory(host, self.world.hosts, self.watch)
+        self.apps[host.number] = app
+        daemon.env.spawn(app.run(), name="app")
+
+    def _restart_later(self, number: int, _reason: str) -> None:
+        when_ns = self.world.loop.now_ns + int(_RESTART_S * SECOND)
+        self.world.loop.root.call_at_ns(when_ns, self.start, self.world.hosts[number - 1])
+
+    # phases
+
+    def run(self) -> Report:
+        """Run all phases and return what came out."""
+        began = time.perf_counter()
+        gc.collect()
+        gc.disable()
+        try:
+            self._phases()
+        except LivelockError as error:
+            self.oracles.fail("livelock", str(error))
+        finally:
+            gc.enable()
+        report = self._report(time.perf_counter() - began)
+        self.world.close()
+        return report
+
+    def _phases(self) -> None:
+        end_ns = int(self.options.duration_s * SECOND)
+        for host in self.world.hosts:
+            host.boot()
+            self.start(host)
+        if not self._wait(_FORM_S, self._formed):
+            self._unless_failed("formation", "the nodes did not become voters")
+            return
+        heal_ns = self._disturb(end_ns)
+        self._to(heal_ns)
+        if not self._wait(_LEADER_WITHIN_S, self._led):
+            self._unless_failed("liveness", f"no leader {_LEADER_WITHIN_S} s after healing")
+            return
+        before = [client.successes for client in self.clients]
+        self._to(max(end_ns - _QUIET_S * SECOND, self.world.loop.now_ns + 2 * SECOND))
+        idle = [c for c, old in zip(self.clients, before, strict=True) if c.successes == old]
+        if len(idle) == len(self.clients):
+            self._unless_failed("liveness", "no write succeeded after healing")
+            return
+        self._end(end_ns)
+
+    def _end(self, end_ns: int) -> None:
+        """Stop the clients, compare all nodes, then switch everything off and on again."""
+        for client in self.clients:
+            client.stopped = True
+        self._to(max(end_ns, self.world.loop.now_ns + _QUIET_S * SECOND))
+        self._compare("at the end")
+        for host in self.world.hosts:
+            host.crash()
+        for host in self.world.hosts:
+            host.boot()
+            self.start(host)
+        if not self._wait(_BLACKOUT_S, self._led):
+            self._unless_failed("liveness", "no leader after power loss of all hosts")
+            return
+        self._to(self.world.loop.now_ns + SECOND)
+        self._compare("after power loss of all hosts")
+
+    def _disturb(self, end_ns: int) -> int:
+        """Put the clients and the faults on the clock; return when healing begins."""
+        nodes = [host.uid for host in self.world.hosts]
+        for number in range(self.options.clients):
+            env = self.world.client(number)
+            client = Client(env, number, nodes, self.history, self.oracles.fail)
+            self.clients.append(client)
+            env.spawn(client.run(), name="client")
+        now_ms = self.world.loop.now_ns // 1_000_000
+        heal_ms = max(now_ms + 1_000, int(end_ns * 0.75) // 1_000_000)
+        plan = self._plan or draw_plan(
+            self.world.streams.get("faults"),
+            nodes=self.options.nodes,
+            begin_ms=now_ms + 500,
+            heal_at_ms=heal_ms,
+        )
+        self._plan = plan
+        self.injector = Injector(self.world, plan, self.start)
+        self.injector.schedule()
+        return plan.heal_at_ms * 1_000_000
+
+    def _to(self, until_ns: int) -> None:
+        if not self._failed():
+            self.world.loop.run_until(until_ns)
+
+    def _wait(self, seconds: float, condition: Callable[[], bool]) -> bool:
+        """Run until *condition* holds; False after *seconds*."""
+        end_ns = self.world.loop.now_ns + int(seconds * SECOND)
+        while not self._failed() and self.world.loop.now_ns < end_ns:
+            if condition():
+                return True
+            self.world.loop.run_until(self.world.loop.now_ns + _POLL_NS)
+        return False
+
+    # questions
+
+    def _failed(self) -> bool:
+        return bool(self.oracles.violations or self.world.bugs or self.world.loop.errors)
+
+    def _unless_failed(self, name: str, text: str) -> None:
+        if not self._failed():
+            self.oracles.fail(name, text)
+
+    def _live(self) -> list[App]:
+        return [self.apps[host.number] for host in self.world.hosts if host.daemon is not None]
+
+    def _formed(self) -> bool:
+        nodes = self.options.nodes
+        return all(app.formed(nodes) for app in self._live()) and self._led()
+
+    def _led(self) -> bool:
+        return any(app.raft is not None and app.raft.is_leader for app in self._live())
+
+    def _compare(self, when: str) -> None:
+        """All nodes have applied the same, and it holds every acknowledged write."""
+        if self._failed():
+            return
+        views = []
+        for host in self.world.hosts:
+            raft = self.apps[host.number].raft if host.daemon is not None else None
+            views.append((host.number, raft.applied_index if raft is not None else -1))
+        if len({applied for _, applied in views}) != 1:
+            self.oracles.fail("convergence", f"{when}, hosts have applied {views}")
+            return
+        for host in self.world.hosts:
+            values = self.apps[host.number].values()
+            check_final(self.history, values, self.oracles.fail, f"on host {host.number} {when}")
+
+    def _report(self, wall_s: float) -> Report:
+        world = self.world
+        violations = [*self.oracles.violations, *(f"crash: {bug}" for bug in world.bugs)]
+        violations += [f"error: {text}" for text in world.loop.errors]
+        violations += [f"fatal: {text}" for text in world.fatals if not world.bugs]
+        world.note(0, "end", world.loop.steps)
+        return Report(
+            seed=self.options.seed,
+            nodes=self.options.nodes,
+            duration_s=self.options.duration_s,
+            ok=not violations,
+            trace_hash=world.trace.digest(),
+            violations=tuple(violations),
+            replay=self.options.command(),
+            mode=self.mode,
+            callbacks=world.loop.steps,
+            events=world.trace.count,
+            writes=self.history.writes,
+            reads=self.history.reads,
+            unknown=self.history.unknown,
+            messages=world.network.sent,
+            faults=dict(sorted(self.injector.fired.items())) if self.injector else {},
+            guest_runs=self.oracles.runs,
+            wall_s=round(wall_s, 3),
+        )
+
+
+def simulate(options: Options, *, factory: Factory | None = None) -> Report:
+    """Run one seed."""
+    return Simulation(options, factory=factory).run()
