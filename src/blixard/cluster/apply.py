@@ -11,7 +11,6 @@ import msgspec
 
 from blixard.cluster.kind import Kind, KindTable
 from blixard.cluster.resources import (
-    Delete,
     Metadata,
     Operation,
     OpResult,
@@ -110,9 +109,10 @@ def _put(draft: Draft, kind: Kind, op: Put, old: Resource | None, time_ms: int) 
     if old is None:
         new = _created(draft, kind, op, time_ms)
     else:
-        new = _replaced(draft, op, old, time_ms)
-        if new is None:
+        replaced = _replaced(draft, op, old, time_ms)
+        if replaced is None:
             return OpResult(revision=old.metadata.revision)
+        new = replaced
     _check_rule(draft, kind, old, new)
     draft.put(new)
     return OpResult(revision=draft.revision)

@@ -20,20 +20,20 @@ class _Spec(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
     """Base of the specs: camelCase in documents, unknown fields are an error."""
 
 
-class NamespaceSpec(_Spec, kw_only=True):
+class NamespaceSpec(_Spec, frozen=True, kw_only=True):
     """A tenant."""
 
     description: Annotated[str, Meta(max_length=1000)] = ""
 
 
-class Capacity(_Spec, kw_only=True):
+class Capacity(_Spec, frozen=True, kw_only=True):
     """What a node offers."""
 
     vcpus: Annotated[int, Meta(ge=0, le=4096)] = 0
     memory_mib: _Count = 0
 
 
-class NodeSpec(_Spec, kw_only=True):
+class NodeSpec(_Spec, frozen=True, kw_only=True):
     """A machine of the cluster; ``address`` is host:port between nodes."""
 
     address: str
@@ -46,7 +46,7 @@ class NodeSpec(_Spec, kw_only=True):
     schedulable: bool = True
 
 
-class JoinTokenSpec(_Spec, kw_only=True):
+class JoinTokenSpec(_Spec, frozen=True, kw_only=True):
     """A one-time right to join; only the public key is known here."""
 
     public_key: str
@@ -56,7 +56,7 @@ class JoinTokenSpec(_Spec, kw_only=True):
     address: str = ""
 
 
-class ClusterConfigSpec(_Spec, kw_only=True):
+class ClusterConfigSpec(_Spec, frozen=True, kw_only=True):
     """What holds for the whole cluster; there is one, named ``cluster``."""
 
     cluster_id: str
@@ -68,7 +68,7 @@ class ClusterConfigSpec(_Spec, kw_only=True):
     overcommit_memory: Annotated[float, Meta(ge=0.1, le=16)] = 1.0
 
 
-class OperationSpec(_Spec, kw_only=True):
+class OperationSpec(_Spec, frozen=True, kw_only=True):
     """Long work that the leader carries out step by step."""
 
     type: Literal["remove-node", "force-remove-node"]
@@ -77,13 +77,13 @@ class OperationSpec(_Spec, kw_only=True):
     options: dict[str, str] = {}
 
 
-class KeyValueSpec(_Spec, kw_only=True):
+class KeyValueSpec(_Spec, frozen=True, kw_only=True):
     """One value of the path-addressed view."""
 
     value: Annotated[str, Meta(max_length=VALUE_BYTES_MAX)]
 
 
-class ApiKeySpec(_Spec, kw_only=True):
+class ApiKeySpec(_Spec, frozen=True, kw_only=True):
     """A key's public half: its id is the name; only a hash of the whole is kept."""
 
     hash: str
@@ -92,7 +92,7 @@ class ApiKeySpec(_Spec, kw_only=True):
     description: str = ""
 
 
-class EventSpec(_Spec, kw_only=True):
+class EventSpec(_Spec, frozen=True, kw_only=True):
     """Something that happened to an object."""
 
     type: Literal["Normal", "Warning"] = "Normal"

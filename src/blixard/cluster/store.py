@@ -9,7 +9,11 @@ import immutables
 from blixard.cluster.resources import Metadata, Resource
 
 Key = tuple[str, str]  # namespace, name
+Listing = list[Resource]  # a name for the type, beside the method of the same name
 _NONE: tuple[int, int] = (0, 0)
+
+
+Tombstones = list[tuple[int, str]]
 
 
 class Maps:
@@ -49,7 +53,7 @@ class Store:
 
     def list(
         self, kind: str, namespace: str | None = None, labels: dict[str, str] | None = None
-    ) -> list[Resource]:
+    ) -> Listing:
         """Return the objects of a kind; *labels* must all be present and equal."""
         objects = self._maps.kinds.get(kind)
         if objects is None:
@@ -71,7 +75,7 @@ class Store:
         key = self._maps.uids.get(uid)
         return self.get(*key) if key is not None else None
 
-    def owned_by(self, uid: str) -> list[Resource]:
+    def owned_by(self, uid: str) -> Listing:
         """Return what the object with that uid owns, sorted by uid."""
         found = (self.by_uid(owned) for owned in sorted(self._maps.owned.get(uid, ())))
         return [resource for resource in found if resource is not None]
@@ -95,7 +99,7 @@ class Store:
             for key in sorted(objects):
                 yield objects[key]
 
-    def tombstones(self) -> list[tuple[int, str]]:
+    def tombstones(self) -> Tombstones:
         """Return all raft ids ever used with the node's uid, sorted."""
         return sorted(self._maps.raft_ids.items())
 

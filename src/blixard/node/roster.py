@@ -158,7 +158,7 @@ class Roster:
         )
         await self._do(step, node, term)
         phase = {"done": "Succeeded", "failed": "Failed"}.get(step.kind, "Running")
-        status = {"phase": phase, "step": step.kind, "message": step.message}
+        status: dict[str, object] = {"phase": phase, "step": step.kind, "message": step.message}
         if any(operation.status.get(key) != value for key, value in status.items()):
             await self._commit((_patch(operation, status),), term)
 
