@@ -82,10 +82,15 @@ def variable(name: str) -> str:
 
 
 class Flags:
-    """What the user gave, by flag or by environment."""
+    """What the user gave, by flag or by environment.
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    *api* and *now_ms* replace the connection and the clock, for callers that bring their own.
+    """
+
+    def __init__(self, environ: Mapping[str, str], *, api: Any = None, now_ms: int = 0) -> None:
         self.environ = environ
+        self.api = api
+        self.now_ms = now_ms
         self.given: dict[str, Any] = {}
 
     def text(self, name: str) -> str:

@@ -22,26 +22,12 @@ CONFLICT_RETRIES = 5
 class Session:
     """What every verb gets first."""
 
-    def __init__(
-        self,
-        flags: Flags,
-        *,
-        api: Api | None = None,
-        stdin: TextIO | None = None,
-        stdout: TextIO | None = None,
-        stderr: TextIO | None = None,
-        now_ms: int | None = None,
-    ) -> None:
+    def __init__(self, flags: Flags) -> None:
         self.flags = flags
-        self.stdin = stdin or sys.stdin
-        self._api = api
+        self.stdin: TextIO = sys.stdin
+        self._api: Api | None = flags.api
         self._namespace = ""
-        self.out = Output(
-            flags,
-            stdout or sys.stdout,
-            stderr or sys.stderr,
-            int(time.time() * 1000) if now_ms is None else now_ms,
-        )
+        self.out = Output(flags, sys.stdout, sys.stderr, flags.now_ms or int(time.time() * 1000))
 
     @property
     def api(self) -> Api:

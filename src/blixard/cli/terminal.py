@@ -25,7 +25,7 @@ def raw_mode(descriptor: int) -> Iterator[None]:
     """Pass every key on; the old mode comes back whatever happens."""
     before = termios.tcgetattr(descriptor)
     try:
-        tty.setraw(descriptor)
+        tty.setraw(descriptor, termios.TCSADRAIN)
         yield
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

@@ -35,6 +35,15 @@ def _help_width() -> int:
     return min(shutil.get_terminal_size((100, 24)).columns, 120)
 
 
+def _broken(example: str, width: int) -> list[str]:
+    """Return a command line in pieces that a shell reads as one, broken before flags."""
+    lines = []
+    while len(example) > width and (at := example.rfind(" -", 1, width)) > 0:
+        lines.append(example[:at] + " \\")
+        example = "    " + example[at + 1 :]
+    return [*lines, example]
+
+
 class _Context(click.Context):
     """A context whose help is as wide as the terminal (at most 120)."""
 
@@ -76,8 +85,10 @@ class _Shared(click.Command):
     def _write_examples(self, formatter: click.HelpFormatter) -> None:
         if self.examples:
             with formatter.section("Examples"):
+                indent = " " * formatter.current_indent
                 for example in self.examples:
-                    formatter.write(f"{'':>{formatter.current_indent}}{example}\n")
+                    for line in _broken(example, formatter.width - len(indent) - 2):
+                        formatter.write(f"{indent}{line}\n")
 
     def _write_global(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         if ctx.parent is None:
@@ -199,9 +210,11 @@ def _with_session(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def run(root: LazyGroup, arguments: list[str], environ: Mapping[str, str]) -> int:
+def run(
+    root: LazyGroup, arguments: list[str], environ: Mapping[str, str], *, api: Any = None, now_ms: int = 0
+) -> int:
     """Run one command line and return the exit code; every error is printed here."""
-    flags = global_flags.Flags(environ)
+    flags = global_flags.Flags(environ, api=api, now_ms=now_ms)
     try:
         with root.make_context(root.name, list(arguments), obj=flags) as ctx:
             code = root.invoke(ctx)
