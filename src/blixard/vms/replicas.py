@@ -72,6 +72,7 @@ class ReplicaPlanner:
         self._new_uid = new_uid
         self._rooms: Rooms | None = None
         self._addresses: AddressPlan | None = None
+        self._disturbed: set[str] = set()
         self.ops: list[Operation] = []
 
     @property
@@ -152,11 +153,10 @@ class ReplicaPlanner:
         self, vm: Resource, spec: VMSpec, recipe: GuestRecipe, member: Member, alive: list[Member]
     ) -> None:
         wanted = self._template(vm, spec, recipe, member)
-        may_restart = wanted.restart_generation != member.spec.restart_generation or (
-            _restart_needed(member.spec, wanted)
-        )
-        if may_restart and not _may_disturb(member, alive):
+        disturbs = member.status.ready and _restart_needed(member.spec, wanted)
+        if disturbs and not _may_disturb(member, alive, self._disturbed):
             wanted = _only_desired(member.spec, wanted)
+            disturbs = False
         if member.spec.persistent and member.node_lost:
             return
         if not wanted.node or member.node_lost or member.node_gone:
@@ -174,6 +174,13 @@ class ReplicaPlanner:
             wanted = msgspec.structs.replace(wanted, node_epoch=node.status["epoch"])
         if wanted != member.spec:
             self._put(member.resource, wanted)
+        if disturbs:
+            self._disturb(member, "restarting with a changed specification")
+
+    def _disturb(self, member: Member, reason: str) -> None:
+        """Count it as not ready from now on: the next one waits until it is back."""
+        self._disturbed.add(member.resource.metadata.owner)
+        self._set_status(member, phase=member.status.phase, ready=False, reason=reason)
 
     def _template(
         self, vm: Resource, spec: VMSpec, recipe: GuestRecipe, member: Member
@@ -225,8 +232,9 @@ class ReplicaPlanner:
                 self._place(vm, spec, wanted, member)
             else:
                 self._unplace(wanted, member, phase="Stopped", reason="")
-        elif member.spec.desired == "Running" and _may_disturb(member, alive):
+        elif member.spec.desired == "Running" and _may_disturb(member, alive, self._disturbed):
             self._put(member.resource, msgspec.structs.replace(member.spec, desired="Stopped"))
+            self._disturb(member, "leaving a node that is to be removed")
 
     def _unplace(self, wanted: InstanceSpec, member: Member, *, phase: str, reason: str) -> None:
         unplaced = msgspec.structs.replace(wanted, node="", node_name="", placement="")
@@ -393,14 +401,21 @@ def _free_ordinals(members: list[Member], count: int) -> list[int]:
 
 
 def _restart_needed(old: InstanceSpec, new: InstanceSpec) -> bool:
-    return (old.recipe, old.memory_mib, old.vcpus) != (new.recipe, new.memory_mib, new.vcpus)
+    return (old.recipe, old.memory_mib, old.vcpus, old.restart_generation) != (
+        new.recipe,
+        new.memory_mib,
+        new.vcpus,
+        new.restart_generation,
+    )
 
 
 def _only_desired(old: InstanceSpec, new: InstanceSpec) -> InstanceSpec:
     return msgspec.structs.replace(old, desired=new.desired, fenced=new.fenced)
 
 
-def _may_disturb(member: Member, alive: list[Member]) -> bool:
+def _may_disturb(member: Member, alive: list[Member], disturbed: set[str]) -> bool:
     """One at a time: an instance is restarted for a change only while all others are ready."""
+    if not member.status.ready:
+        return True
     others = (m for m in alive if m is not member)
-    return not member.status.ready or all(m.status.ready for m in others)
+    return member.resource.metadata.owner not in disturbed and all(m.status.ready for m in others)

@@ -66,7 +66,8 @@ class Rooms:
             uid=uid,
             name=node.metadata.name,
             ready=node.status.get("state") == "Ready",
-            schedulable=bool(node.spec.get("schedulable", True)),
+            schedulable=bool(node.spec.get("schedulable", True))
+            and not node.status.get("removing"),
             free_vcpus=capacity.get("vcpus", 0) * self._overcommit_vcpus - use.vcpus,
             free_memory_mib=memory - use.memory_mib,
             total_memory_mib=memory,

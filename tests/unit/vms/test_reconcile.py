@@ -4,7 +4,13 @@ import msgspec
 
 from blixard.ports.hypervisor import HypervisorInstance, LaunchPlan
 from blixard.vms.reconcile import (
-    Assignment, History, after_check, after_exit, backoff_s, decide, start_overdue,
+    Assignment,
+    History,
+    after_check,
+    after_exit,
+    backoff_s,
+    decide,
+    start_overdue,
 )
 from blixard.vms.spec import LIFECYCLE, InstanceSpec
 
@@ -18,11 +24,21 @@ def assigned(**changes):
 
 def process(state="running", *, run=3, exit_code=None, killed=False):
     plan = LaunchPlan(
-        instance_uid="i", name="web-1", namespace="default", node_epoch=1, run=run, runner="r",
-        memory_mib=128, vcpus=1,
+        instance_uid="i",
+        name="web-1",
+        namespace="default",
+        node_epoch=1,
+        run=run,
+        runner="r",
+        memory_mib=128,
+        vcpus=1,
     )
     return HypervisorInstance(
-        instance_uid="i", plan=plan, state=state, pid=7, exit_code=exit_code,
+        instance_uid="i",
+        plan=plan,
+        state=state,
+        pid=7,
+        exit_code=exit_code,
         killed_by_guard=killed,
     )
 
