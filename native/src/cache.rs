@@ -16,7 +16,9 @@ pub struct SnapshotMark {
 impl SnapshotMark {
     fn includes(&self, id: u64) -> bool {
         let conf = &self.conf;
-        [&conf.voters, &conf.learners, &conf.voters_outgoing].iter().any(|list| list.contains(&id))
+        [&conf.voters, &conf.learners, &conf.voters_outgoing]
+            .iter()
+            .any(|list| list.contains(&id))
     }
 }
 
@@ -70,7 +72,8 @@ impl Cache {
             self.base_index,
             self.end_index()
         );
-        self.entries.truncate((first.index - self.base_index - 1) as usize);
+        self.entries
+            .truncate((first.index - self.base_index - 1) as usize);
         self.entries.extend_from_slice(entries);
     }
 
@@ -97,7 +100,10 @@ impl Cache {
 
 impl Storage for Cache {
     fn initial_state(&self) -> Result<RaftState> {
-        Ok(RaftState::new(self.hard_state.clone(), self.snapshot.conf.clone()))
+        Ok(RaftState::new(
+            self.hard_state.clone(),
+            self.snapshot.conf.clone(),
+        ))
     }
 
     fn entries(
@@ -132,7 +138,8 @@ impl Storage for Cache {
         if index < self.base_index {
             return Err(Error::Store(StorageError::Compacted));
         }
-        self.term_at(index).ok_or(Error::Store(StorageError::Unavailable))
+        self.term_at(index)
+            .ok_or(Error::Store(StorageError::Unavailable))
     }
 
     fn first_index(&self) -> Result<u64> {
@@ -146,7 +153,8 @@ impl Storage for Cache {
     fn snapshot(&self, request_index: u64, to: u64) -> Result<Snapshot> {
         let mark = &self.snapshot;
         // The engine of a peer ignores a snapshot whose members do not include it.
-        let usable = mark.index >= request_index && mark.index >= self.base_index && mark.includes(to);
+        let usable =
+            mark.index >= request_index && mark.index >= self.base_index && mark.includes(to);
         if mark.index == 0 || !usable {
             self.wanted.set(true);
             return Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable));

@@ -17,9 +17,14 @@ pub struct Group {
 }
 
 /// Serialises one group.
-pub fn encode_group(state: Option<&HardState>, snapshot: Option<(u64, u64)>, entries: &[Entry]) -> Vec<u8> {
+pub fn encode_group(
+    state: Option<&HardState>,
+    snapshot: Option<(u64, u64)>,
+    entries: &[Entry],
+) -> Vec<u8> {
     let mut out = Vec::with_capacity(64 + entries.iter().map(|e| e.data.len() + 48).sum::<usize>());
-    let flags = if state.is_some() { HAS_STATE } else { 0 } | if snapshot.is_some() { HAS_SNAPSHOT } else { 0 };
+    let flags = if state.is_some() { HAS_STATE } else { 0 }
+        | if snapshot.is_some() { HAS_SNAPSHOT } else { 0 };
     out.push(flags);
     if let Some(state) = state {
         for number in [state.term, state.vote, state.commit] {
@@ -58,11 +63,15 @@ impl<'a> Reader<'a> {
     }
 
     fn u64(&mut self) -> Result<u64, String> {
-        Ok(u64::from_le_bytes(self.take(8)?.try_into().expect("8 bytes")))
+        Ok(u64::from_le_bytes(
+            self.take(8)?.try_into().expect("8 bytes"),
+        ))
     }
 
     fn u32(&mut self) -> Result<u32, String> {
-        Ok(u32::from_le_bytes(self.take(4)?.try_into().expect("4 bytes")))
+        Ok(u32::from_le_bytes(
+            self.take(4)?.try_into().expect("4 bytes"),
+        ))
     }
 
     fn sized(&mut self) -> Result<&'a [u8], String> {

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use protobuf::Message as _;
 use raft::eraftpb::{
-    ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType,
+    ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Entry, EntryType, HardState,
+    Message, MessageType,
 };
 use raft::{Config, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 
@@ -86,12 +87,15 @@ pub struct Peer {
 
 type Mark = (u64, StateRole);
 
+/// A membership change as applied: the members after it, its subject, and (kind, id) of what it asked for.
+pub type AppliedChange = (ConfState, Bytes, Vec<(u8, u64)>);
+
 pub struct Core {
     pub raw: RawNode<Cache>,
     pub settings: Settings,
     pub removed: bool,
     pub refused_messages: u64,
-    draws: u64,
+    pub(crate) draws: u64,
     mark: Mark,
     reads: ReadTable,
     durable: HardState,
@@ -132,7 +136,9 @@ pub fn recover(mark: SnapshotMark, records: &[&[u8]]) -> Result<Cache, (usize, S
                 base = Some(found);
                 entries.clear();
             }
-            let Some(first) = group.entries.first() else { continue };
+            let Some(first) = group.entries.first() else {
+                continue;
+            };
             let start = *base.get_or_insert((first.index - 1, 0));
             let end = start.0 + entries.len() as u64;
             if first.index <= start.0 {
@@ -149,16 +155,25 @@ pub fn recover(mark: SnapshotMark, records: &[&[u8]]) -> Result<Cache, (usize, S
     join(mark, state, base, entries).map_err(|e| (records.len(), e))
 }
 
-fn join(mark: SnapshotMark, mut state: HardState, base: Option<(u64, u64)>, entries: Vec<Entry>) -> Result<Cache, String> {
+fn join(
+    mark: SnapshotMark,
+    mut state: HardState,
+    base: Option<(u64, u64)>,
+    entries: Vec<Entry>,
+) -> Result<Cache, String> {
     let start = base.map_or(mark.index, |b| b.0);
     if start > mark.index {
-        return Err(format!("the log starts after {start}, the newest snapshot is of {}", mark.index));
+        return Err(format!(
+            "the log starts after {start}, the newest snapshot is of {}",
+            mark.index
+        ));
     }
     let term_of = |index: u64| match index.checked_sub(start + 1) {
         None => base.map(|b| b.1),
         Some(offset) => entries.get(offset as usize).map(|e| e.term),
     };
-    let same = term_of(mark.index).is_some_and(|term| term == mark.term || (mark.index == start && term == 0));
+    let same = term_of(mark.index)
+        .is_some_and(|term| term == mark.term || (mark.index == start && term == 0));
     if state.term < mark.term {
         state = HardState::default();
         state.term = mark.term;
@@ -169,7 +184,11 @@ fn join(mark: SnapshotMark, mut state: HardState, base: Option<(u64, u64)>, entr
     }
     state.commit = state.commit.max(mark.index);
     if state.commit > cache.end_index() {
-        return Err(format!("{} is committed, the log ends at {}", state.commit, cache.end_index()));
+        return Err(format!(
+            "{} is committed, the log ends at {}",
+            state.commit,
+            cache.end_index()
+        ));
     }
     cache.hard_state = state;
     Ok(cache)
@@ -178,7 +197,10 @@ fn join(mark: SnapshotMark, mut state: HardState, base: Option<(u64, u64)>, entr
 impl Core {
     /// Starts from a recovered log; everything up to its snapshot counts as applied.
     pub fn new(settings: Settings, cache: Cache) -> Result<Self, String> {
-        assert!(settings.max_uncommitted > 0 && settings.max_size_per_msg > 0, "bounds are set");
+        assert!(
+            settings.max_uncommitted > 0 && settings.max_size_per_msg > 0,
+            "bounds are set"
+        );
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let durable = cache.hard_state.clone();
         let config = raft_config(&settings, cache.snapshot.index);
@@ -209,7 +231,17 @@ impl Core {
             StateRole::Leader => "leader",
             StateRole::Candidate => "candidate",
             StateRole::PreCandidate => "pre-candidate",
-            StateRole::Follower if self.raw.raft.prs().conf().learners().contains(&self.settings.id) => "learner",
+            StateRole::Follower
+                if self
+                    .raw
+                    .raft
+                    .prs()
+                    .conf()
+                    .learners()
+                    .contains(&self.settings.id) =>
+            {
+                "learner"
+            }
             StateRole::Follower => "follower",
         }
     }
@@ -301,14 +333,19 @@ impl Core {
             // Nobody forwards proposals or transfers: a controller's command binds the leader that decided it.
             MessageType::MsgPropose | MessageType::MsgTransferLeader => false,
             MessageType::MsgReadIndex => {
-                self.is_leader() && raft.prs().get(message.from).is_some() && message.entries.len() == 1
+                self.is_leader()
+                    && raft.prs().get(message.from).is_some()
+                    && message.entries.len() == 1
             }
             MessageType::MsgReadIndexResp => message.entries.len() == 1,
-            MessageType::MsgTimeoutNow => message.term == raft.term && message.from == raft.leader_id,
-            // A rejection older than what the peer has acknowledged since would move `next` below `matched`.
-            MessageType::MsgAppendResponse if message.reject && self.is_leader() => {
-                raft.prs().get(message.from).is_none_or(|p| message.term > raft.term || message.index > p.matched)
+            MessageType::MsgTimeoutNow => {
+                message.term == raft.term && message.from == raft.leader_id
             }
+            // A rejection older than what the peer has acknowledged since would move `next` below `matched`.
+            MessageType::MsgAppendResponse if message.reject && self.is_leader() => raft
+                .prs()
+                .get(message.from)
+                .is_none_or(|p| message.term > raft.term || message.index > p.matched),
             _ => true,
         }
     }
@@ -336,7 +373,7 @@ impl Core {
         taken
     }
 
-    fn context(&self, token: u64) -> Bytes {
+    pub(crate) fn context(&self, token: u64) -> Bytes {
         let mut context = Vec::with_capacity(CONTEXT_BYTES);
         context.extend_from_slice(&self.settings.incarnation.to_be_bytes());
         context.extend_from_slice(&token.to_be_bytes());
@@ -344,7 +381,8 @@ impl Core {
     }
 
     fn token(&self, context: &[u8]) -> u64 {
-        let own = context.len() == CONTEXT_BYTES && context[..8] == self.settings.incarnation.to_be_bytes();
+        let own = context.len() == CONTEXT_BYTES
+            && context[..8] == self.settings.incarnation.to_be_bytes();
         if own {
             u64::from_be_bytes(context[8..].try_into().expect("8 bytes"))
         } else {
@@ -353,7 +391,12 @@ impl Core {
     }
 
     /// Proposes a membership change; `Ok` means that it stands in the log as a change.
-    pub fn propose_change(&mut self, token: u64, changes: &[(u8, u64)], about: Bytes) -> Result<(), Refusal> {
+    pub fn propose_change(
+        &mut self,
+        token: u64,
+        changes: &[(u8, u64)],
+        about: Bytes,
+    ) -> Result<(), Refusal> {
         if !self.is_leader() || self.removed {
             return Err(Refusal::NotLeader);
         }
@@ -376,16 +419,24 @@ impl Core {
         outcome
     }
 
-    fn append_change(&mut self, context: Bytes, change: &ConfChangeV2) -> Result<(), Refusal> {
+    pub(crate) fn append_change(
+        &mut self,
+        context: Bytes,
+        change: &ConfChangeV2,
+    ) -> Result<(), Refusal> {
         let before = self.raw.raft.raft_log.last_index();
-        self.raw.propose_conf_change(context.to_vec(), change.clone()).map_err(|_| Refusal::Dropped)?;
+        self.raw
+            .propose_conf_change(context.to_vec(), change.clone())
+            .map_err(|_| Refusal::Dropped)?;
         let taken = self
             .raw
             .raft
             .raft_log
             .unstable_entries()
             .last()
-            .is_some_and(|e| e.index > before && e.get_entry_type() == EntryType::EntryConfChangeV2);
+            .is_some_and(|e| {
+                e.index > before && e.get_entry_type() == EntryType::EntryConfChangeV2
+            });
         if taken {
             Ok(())
         } else {
@@ -394,18 +445,28 @@ impl Core {
     }
 
     /// Applies a committed change; returns the members after it, its subject and what it asked for.
-    pub fn apply_change(&mut self, data: &[u8]) -> Result<(ConfState, Bytes, Vec<(u8, u64)>), String> {
+    pub fn apply_change(&mut self, data: &[u8]) -> Result<AppliedChange, String> {
         let change = ConfChangeV2::parse_from_bytes(data).map_err(|e| e.to_string())?;
-        let was_member = is_member(&self.raw.raft.prs().conf().to_conf_state(), self.settings.id);
+        let was_member = is_member(
+            &self.raw.raft.prs().conf().to_conf_state(),
+            self.settings.id,
+        );
         let state = match self.raw.apply_conf_change(&change) {
             Ok(state) => state,
             // The engine refused it before it changed anything, on every node alike.
-            Err(_) => return Ok((self.raw.raft.prs().conf().to_conf_state(), Bytes::new(), Vec::new())),
+            Err(_) => {
+                return Ok((
+                    self.raw.raft.prs().conf().to_conf_state(),
+                    Bytes::new(),
+                    Vec::new(),
+                ))
+            }
         };
         if was_member && !is_member(&state, self.settings.id) {
             self.removed = true;
         }
-        let voter = state.voters.contains(&self.settings.id) || state.voters_outgoing.contains(&self.settings.id);
+        let voter = state.voters.contains(&self.settings.id)
+            || state.voters_outgoing.contains(&self.settings.id);
         if self.is_leader() && !voter {
             let term = self.raw.raft.term;
             self.raw.raft.become_follower(term, 0);
@@ -428,7 +489,11 @@ impl Core {
 
     fn leave_joint(&mut self) {
         let raft = &self.raw.raft;
-        if self.is_leader() && raft_joint(&self.raw) && !raft.has_pending_conf() && raft.commit_to_current_term() {
+        if self.is_leader()
+            && raft_joint(&self.raw)
+            && !raft.has_pending_conf()
+            && raft.commit_to_current_term()
+        {
             let _ = self.append_change(Bytes::new(), &ConfChangeV2::default());
         }
     }
@@ -436,7 +501,11 @@ impl Core {
     /// Asks for a read index; false: there is nobody to ask now.
     pub fn read_index(&mut self, token: u64) -> bool {
         let raft = &self.raw.raft;
-        let able = if self.is_leader() { raft.commit_to_current_term() } else { raft.leader_id != 0 };
+        let able = if self.is_leader() {
+            raft.commit_to_current_term()
+        } else {
+            raft.leader_id != 0
+        };
         if self.removed || !able {
             return false;
         }
@@ -448,7 +517,10 @@ impl Core {
 
     /// Starts handing leadership to a voter.
     pub fn transfer(&mut self, to: u64) -> bool {
-        if !self.is_leader() || !self.raw.raft.prs().conf().voters().contains(to) || to == self.settings.id {
+        if !self.is_leader()
+            || !self.raw.raft.prs().conf().voters().contains(to)
+            || to == self.settings.id
+        {
             return false;
         }
         self.raw.transfer_leader(to);
@@ -471,7 +543,11 @@ impl Core {
     }
 
     pub fn report_snapshot(&mut self, id: u64, finished: bool) {
-        let status = if finished { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+        let status = if finished {
+            SnapshotStatus::Finish
+        } else {
+            SnapshotStatus::Failure
+        };
         self.raw.report_snapshot(id, status);
         self.settle(false);
     }
@@ -483,10 +559,17 @@ impl Core {
             return None;
         }
         let mut ready = self.raw.ready();
-        let mut out = Output { number: ready.number(), ..Output::default() };
+        let mut out = Output {
+            number: ready.number(),
+            ..Output::default()
+        };
         if !ready.snapshot().is_empty() {
             let meta = ready.snapshot().get_metadata();
-            let mark = SnapshotMark { index: meta.index, term: meta.term, conf: meta.get_conf_state().clone() };
+            let mark = SnapshotMark {
+                index: meta.index,
+                term: meta.term,
+                conf: meta.get_conf_state().clone(),
+            };
             out.snapshot = Some((mark.index, mark.term));
             self.raw.mut_store().reset(mark);
         }
@@ -508,7 +591,11 @@ impl Core {
             out.send_now = now;
             out.send_after = after;
         }
-        out.committed = ready.take_committed_entries().into_iter().map(|e| self.to_apply(e)).collect();
+        out.committed = ready
+            .take_committed_entries()
+            .into_iter()
+            .map(|e| self.to_apply(e))
+            .collect();
         self.raw.advance_append_async(ready);
         self.settle(false);
         Some(out)
@@ -520,7 +607,9 @@ impl Core {
         }
         let state = self.raw.raft.hard_state();
         out.group = encode_group(Some(&state), out.snapshot, entries);
-        out.last_index = entries.last().map_or(out.snapshot.map_or(0, |s| s.0), |e| e.index);
+        out.last_index = entries
+            .last()
+            .map_or(out.snapshot.map_or(0, |s| s.0), |e| e.index);
         self.unsaved.push_back((out.number, state));
     }
 
@@ -533,11 +622,18 @@ impl Core {
                     let meta = message.get_snapshot().get_metadata();
                     let (index, term) = (meta.index, meta.term);
                     let bytes = message.write_to_bytes().expect("writing to memory");
-                    offers.push(Offer { to: message.to, index, term, message: bytes });
+                    offers.push(Offer {
+                        to: message.to,
+                        index,
+                        term,
+                        message: bytes,
+                    });
                     continue;
                 }
                 MessageType::MsgReadIndexResp => {
-                    let Some(context) = self.reads.answer(&message) else { continue };
+                    let Some(context) = self.reads.answer(&message) else {
+                        continue;
+                    };
                     message.mut_entries()[0].data = context;
                 }
                 _ => {}
@@ -546,7 +642,11 @@ impl Core {
         }
         let mut frames = Vec::with_capacity(by_peer.len());
         for (to, messages) in by_peer {
-            frames.extend(encode_frames(&messages, FRAME_BYTES).into_iter().map(|f| (to, f)));
+            frames.extend(
+                encode_frames(&messages, FRAME_BYTES)
+                    .into_iter()
+                    .map(|f| (to, f)),
+            );
         }
         frames
     }
@@ -618,6 +718,11 @@ impl Core {
         peers
     }
 
+    /// How many reads wait for a quorum's answer.
+    pub fn open_reads(&self) -> usize {
+        self.reads.len()
+    }
+
     /// Bytes of entries that are proposed and not yet committed.
     pub fn uncommitted_bytes(&self) -> usize {
         self.raw.raft.uncommitted_size()
@@ -632,11 +737,23 @@ pub fn proposal_size(data: &[u8]) -> u64 {
 }
 
 fn is_member(state: &ConfState, id: u64) -> bool {
-    [&state.voters, &state.learners, &state.voters_outgoing, &state.learners_next].iter().any(|l| l.contains(&id))
+    [
+        &state.voters,
+        &state.learners,
+        &state.voters_outgoing,
+        &state.learners_next,
+    ]
+    .iter()
+    .any(|l| l.contains(&id))
 }
 
 fn raft_joint(raw: &RawNode<Cache>) -> bool {
-    !raw.raft.prs().conf().to_conf_state().voters_outgoing.is_empty()
+    !raw.raft
+        .prs()
+        .conf()
+        .to_conf_state()
+        .voters_outgoing
+        .is_empty()
 }
 
 fn progress_name(state: ProgressState) -> &'static str {

@@ -11,3 +11,6 @@ pub mod reads;
 
 #[cfg(feature = "python")]
 mod python;
+
+#[cfg(test)]
+mod tests;

@@ -13,9 +13,20 @@ use raft::eraftpb::ConfState;
 use crate::cache::SnapshotMark;
 use crate::core::{recover, Core, Output, Refusal, Settings};
 
-create_exception!(_raft, RaftPanicError, PyRuntimeError, "The engine broke an invariant; the process must stop.");
-create_exception!(_raft, RecoveryError, PyValueError, "The log cannot be rebuilt: (record number, message).");
+create_exception!(
+    _raft,
+    RaftPanicError,
+    PyRuntimeError,
+    "The engine broke an invariant; the process must stop."
+);
+create_exception!(
+    _raft,
+    RecoveryError,
+    PyValueError,
+    "The log cannot be rebuilt: (record number, message)."
+);
 
+type PeerRow = (u64, u64, u64, &'static str, bool, bool);
 type Conf = (Vec<u64>, Vec<u64>, Vec<u64>, Vec<u64>, bool);
 
 fn to_conf_state(conf: Conf) -> ConfState {
@@ -93,11 +104,22 @@ fn frames<'py>(py: Python<'py>, list: &[(u64, Vec<u8>)]) -> PyResult<Bound<'py, 
 fn to_tuple<'py>(py: Python<'py>, out: &Output) -> PyResult<Bound<'py, PyTuple>> {
     let committed = PyList::empty(py);
     for entry in &out.committed {
-        committed.append((entry.index, entry.term, entry.conf_change, entry.token, PyBytes::new(py, &entry.data)))?;
+        committed.append((
+            entry.index,
+            entry.term,
+            entry.conf_change,
+            entry.token,
+            PyBytes::new(py, &entry.data),
+        ))?;
     }
     let offers = PyList::empty(py);
     for offer in &out.offers {
-        offers.append((offer.to, offer.index, offer.term, PyBytes::new(py, &offer.message)))?;
+        offers.append((
+            offer.to,
+            offer.index,
+            offer.term,
+            PyBytes::new(py, &offer.message),
+        ))?;
     }
     (
         out.number,
@@ -145,14 +167,24 @@ impl RawRaft {
             max_uncommitted,
             max_committed,
         };
-        let mark = SnapshotMark { index: snapshot_index, term: snapshot_term, conf: to_conf_state(conf) };
+        let mark = SnapshotMark {
+            index: snapshot_index,
+            term: snapshot_term,
+            conf: to_conf_state(conf),
+        };
         let slices: Vec<&[u8]> = records.iter().map(|r| r.as_ref()).collect();
-        let cache = recover(mark, &slices).map_err(|(place, text)| RecoveryError::new_err((place, text)))?;
+        let cache = recover(mark, &slices)
+            .map_err(|(place, text)| RecoveryError::new_err((place, text)))?;
         let started = catch_unwind(AssertUnwindSafe(|| Core::new(settings, cache)));
         match started {
-            Ok(Ok(core)) => Ok(RawRaft { core: Some(core), poison: String::new() }),
+            Ok(Ok(core)) => Ok(RawRaft {
+                core: Some(core),
+                poison: String::new(),
+            }),
             Ok(Err(text)) => Err(PyValueError::new_err(text)),
-            Err(_) => Err(RaftPanicError::new_err("the engine refused the recovered state")),
+            Err(_) => Err(RaftPanicError::new_err(
+                "the engine refused the recovered state",
+            )),
         }
     }
 
@@ -170,17 +202,26 @@ impl RawRaft {
     }
 
     fn step_snapshot(&mut self, message: &[u8]) -> PyResult<()> {
-        self.guard(|core| core.step_snapshot(message))?.map_err(PyValueError::new_err)
+        self.guard(|core| core.step_snapshot(message))?
+            .map_err(PyValueError::new_err)
     }
 
     /// Takes (token, data) pairs as one batch; False: none was taken.
     fn propose_many(&mut self, proposals: Vec<(u64, PyBackedBytes)>) -> PyResult<bool> {
-        let batch = proposals.iter().map(|(token, data)| (*token, Bytes::copy_from_slice(data))).collect();
+        let batch = proposals
+            .iter()
+            .map(|(token, data)| (*token, Bytes::copy_from_slice(data)))
+            .collect();
         self.guard(|core| core.propose(batch))
     }
 
     /// Takes (kind, id) pairs (0 voter, 1 remove, 2 learner); returns "" or why not.
-    fn propose_change(&mut self, token: u64, changes: Vec<(u8, u64)>, about: &[u8]) -> PyResult<&'static str> {
+    fn propose_change(
+        &mut self,
+        token: u64,
+        changes: Vec<(u8, u64)>,
+        about: &[u8],
+    ) -> PyResult<&'static str> {
         let about = Bytes::copy_from_slice(about);
         let outcome = self.guard(|core| core.propose_change(token, &changes, about))?;
         Ok(outcome.err().map_or("", refusal_name))
@@ -192,7 +233,9 @@ impl RawRaft {
         py: Python<'py>,
         data: &[u8],
     ) -> PyResult<(Conf, Bound<'py, PyBytes>, Vec<(u8, u64)>)> {
-        let (state, about, asked) = self.guard(|core| core.apply_change(data))?.map_err(PyValueError::new_err)?;
+        let (state, about, asked) = self
+            .guard(|core| core.apply_change(data))?
+            .map_err(PyValueError::new_err)?;
         let asked = asked.into_iter().collect();
         Ok((from_conf_state(&state), PyBytes::new(py, &about), asked))
     }
@@ -240,7 +283,11 @@ impl RawRaft {
     }
 
     fn compact(&mut self, index: u64, term: u64, conf: Conf, compact_to: u64) -> PyResult<()> {
-        let mark = SnapshotMark { index, term, conf: to_conf_state(conf) };
+        let mark = SnapshotMark {
+            index,
+            term,
+            conf: to_conf_state(conf),
+        };
         self.guard(|core| core.compact(mark, compact_to))
     }
 
@@ -268,9 +315,12 @@ impl RawRaft {
     }
 
     /// The peers as the leader sees them: (id, matched, next, state, active, learner).
-    fn peers(&mut self) -> PyResult<Vec<(u64, u64, u64, &'static str, bool, bool)>> {
+    fn peers(&mut self) -> PyResult<Vec<PeerRow>> {
         self.guard(|core| {
-            core.peers().into_iter().map(|p| (p.id, p.matched, p.next, p.state, p.active, p.learner)).collect()
+            core.peers()
+                .into_iter()
+                .map(|p| (p.id, p.matched, p.next, p.state, p.active, p.learner))
+                .collect()
         })
     }
 

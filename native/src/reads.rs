@@ -38,6 +38,14 @@ impl ReadTable {
         }
     }
 
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// Forgets open reads: their term is over. What was seen stays: a duplicate may come late.
     pub fn clear(&mut self) {
         self.open.clear();
