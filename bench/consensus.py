@@ -350,7 +350,9 @@ def main() -> int:
             figures[f"{name}_{in_flight}"] = round(statistics.median(r[name] for r in mine), 2)
     ok = figures["rate_64"] >= BAR_PER_S
     bars = {"rate_64": BAR_PER_S}
-    print(f"64 in flight, median of {options.rounds}: {figures['rate_64']:.0f}/s, bar {BAR_PER_S}/s")
+    print(
+        f"64 in flight, median of {options.rounds}: {figures['rate_64']:.0f}/s, bar {BAR_PER_S}/s"
+    )
     print(json.dumps({"bench": "consensus", "ok": ok, "figures": figures, "bars": bars}))
     return 0 if ok else 1
 

@@ -1,8 +1,8 @@
 import asyncio
 
 import pytest
-from raft_harness import FAST, Cluster, until
 from msgspec.structs import replace
+from raft_harness import FAST, Cluster, until
 
 from blixard.base.errors import BlixardError
 

@@ -1,8 +1,8 @@
 import asyncio
 
 import pytest
-from raft_harness import FAST, Cluster, until
 from msgspec.structs import replace
+from raft_harness import FAST, Cluster, until
 
 from blixard.base.errors import BlixardError
 
@@ -24,7 +24,7 @@ def test_snapshots_keep_log_and_directory_bounded() -> None:
         async with Cluster(SMALL) as cluster:
             await cluster.bootstrap()
             await write(cluster, 300)
-            await until(lambda: not cluster.nodes[1]._snapshotting)
+            await until(lambda: not cluster.nodes[1]._compactor.busy)
             status = cluster.nodes[1].status()
             assert status.snapshot_index > 250
             assert status.log_segments <= 4
@@ -86,7 +86,7 @@ def test_damaged_newest_snapshot_falls_back_to_the_older() -> None:
         async with Cluster(SMALL) as cluster:
             await cluster.bootstrap()
             await write(cluster, 95)
-            await until(lambda: not cluster.nodes[1]._snapshotting)
+            await until(lambda: not cluster.nodes[1]._compactor.busy)
             before = list(cluster.machines[1].items)
             cluster.kill(1)
             disk = cluster.disks[1]
@@ -105,7 +105,7 @@ def test_no_snapshot_left_refuses_to_start() -> None:
         async with Cluster(SMALL) as cluster:
             await cluster.bootstrap()
             await write(cluster, 95)
-            await until(lambda: not cluster.nodes[1]._snapshotting)
+            await until(lambda: not cluster.nodes[1]._compactor.busy)
             cluster.kill(1)
             disk = cluster.disks[1]
             for name in disk.listdir("raft/snap"):
@@ -133,7 +133,7 @@ def test_full_disk_at_a_snapshot_is_tried_again() -> None:
             node._machine.encode = real
             disk.capacity = 1 << 40
             assert not cluster.envs[1].fatal_reason
-            node._snapshot_not_before = 0.0
+            node._compactor._not_before = 0.0
             await until(lambda: not node.status().disk_full)
             await write(cluster, 30)
             await until(lambda: node.status().snapshot_index > 1)

@@ -1,8 +1,9 @@
 """The log on disk: segments of checksummed records, one record and one sync for each batch.
 
-A record is ``magic, previous checksum, length, kind, index, checksum`` and its payload. As every record is
-synced before the next one is written, a damaged record with a valid one after it was damaged later: that is
-corruption. A damaged record with nothing valid after it is a write that a crash cut short.
+A record is ``magic, previous checksum, length, kind, index, checksum`` and its payload. As every
+record is synced before the next one is written, a damaged record with a valid one after it was
+damaged later: that is corruption. A damaged record with nothing valid after it is a write that a
+crash cut short.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def encode_record(previous: int, kind: int, index: int, payload: bytes) -> tuple
 
 
 def decode_record(data: bytes, offset: int, limit: int) -> tuple[int, int, int, bytes, int] | None:
-    """Return (previous, kind, index, payload, checksum), or None if no whole record stands there."""
+    """Return (previous, kind, index, payload, checksum), or None without a whole record."""
     start = offset + HEADER_BYTES
     if start > len(data):
         return None
@@ -97,7 +98,7 @@ def corrupt(path: str, offset: int, what: str) -> BlixardError:
 
 
 async def sync_file(file: File, path: str) -> None:
-    """Return once the file is durable; a failure is final, as the system may have dropped the data."""
+    """Return once the file is durable; after a failure the system may have dropped the data."""
     try:
         await file.sync()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Who is in the group: the table that committed changes build, and what a new change must satisfy."""
+"""Who is in the group: the table that committed changes build, and the rules for a new change."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The Raft node: feeds the engine, makes its output durable, sends, applies, answers.
 
-Order within one pass: messages, ticks, proposals and reads go in; then for each ready a leader's messages
-leave at once, groups go to the saver, committed entries are applied. What a follower says leaves only
-when everything before it is durable.
+Order within one pass: messages, ticks, proposals and reads go in; then for each ready a leader's
+messages leave at once, groups go to the saver, committed entries are applied. What a follower says
+leaves only when everything before it is durable.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from blixard.base.errors import BlixardError
 from blixard.consensus import recovery
 from blixard.consensus.changes import Changes
 from blixard.consensus.clock import Ticker
+from blixard.consensus.compaction import Compactor
 from blixard.consensus.config import (
     Member,
     PeerStatus,
@@ -30,10 +31,11 @@ from blixard.consensus.membership import Membership
 from blixard.consensus.peers import Peers
 from blixard.consensus.proposals import Proposals
 from blixard.consensus.reads import Reads, Waiter
-from blixard.consensus.room import Room, is_full
+from blixard.consensus.room import Room
 from blixard.consensus.saving import Frames, Save, Saver
 from blixard.consensus.snapshots import SnapshotMeta, SnapshotStore
 from blixard.consensus.transfer import Offer, SnapshotReceiver, SnapshotSender
+from blixard.consensus.waking import Waking
 from blixard.consensus.wire import CHANNEL, SNAPSHOT_METHOD, Hello
 from blixard.ports.environment import Environment
 
@@ -47,7 +49,19 @@ __all__ = [
 ]
 
 _READIES_PER_PASS = 64
-_SNAPSHOT_RETRY_S = 5.0
+
+Entries = list[tuple[int, int, bool, int, bytes]]
+Ready = tuple[
+    int,
+    bytes,
+    int,
+    tuple[int, int] | None,
+    Frames,
+    Frames,
+    list[tuple[int, int, int, bytes]],
+    Entries,
+    list[tuple[int, int]],
+]
 
 
 class RaftNode:
@@ -77,14 +91,11 @@ class RaftNode:
             max_rounds=config.max_read_rounds,
             retry_s=config.election_s / 2,
         )
+        self._waking = Waking(self._reads, config.election_s, self._wake.set)
         self._room = Room(env, directory, config)
         self._membership = Membership(([], [], [], [], False))
         self._ticks_due = 0
         self._running = False
-        self._suspended = False
-        self._snapshotting = False
-        self._snapshot_not_before = 0.0
-        self._snapshot_index = 0
         self._own = Member(0, "", "")
         self.role, self.term, self._leader_id = "stopped", 0, 0
         self.commit_index = self.applied_index = self._applied_term = self._last_index = 0
@@ -154,12 +165,26 @@ class RaftNode:
         self._peers = Peers(self._env, hello, self._config, self._membership_now, self._wake.set)
         self._changes = Changes(self._core, self._config, self._proposals, self)
         self._saver = Saver(
-            self._env, self._log, self._core, self._config, self._room, self._on_saved
+            self._env,
+            self._log,
+            self._core,
+            config=self._config,
+            room=self._room,
+            saved=self._on_saved,
         )
         self._sender = SnapshotSender(
             self._env, self._store, hello, self._config, self._report_snapshot
         )
         self._receiver = SnapshotReceiver(self._env, self._store, self._room, self._install)
+        self._compactor = Compactor(
+            self._env,
+            self._config,
+            core=self._core,
+            log=self._log,
+            store=self._store,
+            room=self._room,
+            machine=self._machine,
+        )
         self._load(found.meta, found.payload)
         self._env.log(
             "info",
@@ -176,6 +201,8 @@ class RaftNode:
     async def stop(self) -> None:
         """Stop the tasks and answer all who wait; what is on disk stays as it is."""
         self._running = False
+        if self._compactor.task is not None:
+            self._tasks.append(self._compactor.task)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -200,7 +227,7 @@ class RaftNode:
     @property
     def suspended(self) -> bool:
         """Whether the node slept so long that a quorum must confirm it first."""
-        return self._suspended
+        return self._waking.suspended
 
     def status(self) -> RaftStatus:
         """Return all that is worth showing."""
@@ -211,11 +238,11 @@ class RaftNode:
             term=self.term,
             leader_uid=self.leader_uid,
             is_leader=self.is_leader,
-            suspended=self._suspended,
+            suspended=self._waking.suspended,
             commit_index=self.commit_index,
             applied_index=self.applied_index,
             last_index=self._last_index,
-            snapshot_index=self._snapshot_index,
+            snapshot_index=self._compactor.index,
             log_bytes=self._log.size,
             log_segments=len(self._log.segments),
             last_sync_ms=self._saver.last_sync_s * 1000,
@@ -357,7 +384,7 @@ class RaftNode:
                 ready = core.ready()
                 if ready is None:
                     break
-                self._handle(*ready)
+                self._handle(ready)
             else:
                 self._wake.set()
             self._refresh()
@@ -371,32 +398,22 @@ class RaftNode:
         if self._reads.waiting:
             self._reads.issue(self._core, asyncio.get_running_loop().time())
 
-    def _handle(
-        self,
-        number: int,
-        group: bytes,
-        last_index: int,
-        install: tuple[int, int] | None,
-        send_now: Frames,
-        send_after: Frames,
-        offers: list[tuple[int, int, int, bytes]],
-        committed: list[tuple[int, int, bool, int, bytes]],
-        reads: list[tuple[int, int]],
-    ) -> None:
-        if send_now:
-            self._send(send_now)
+    def _handle(self, ready: Ready) -> None:
+        number, group, last_index, install, now, after, offers, committed, reads = ready
+        if now:
+            self._send(now)
         for to, index, term, message in offers:
             self._sender.offer(Offer(to, self._peers.uid_of(to), index, term, message))
         if group or not self._saver.idle:
-            self._saver.add(Save(number, group, last_index, install, send_after))
+            self._saver.add(Save(number, group, last_index, install, after))
         else:
             self._core.persisted(number)
-            self._send(send_after)
+            self._send(after)
         if committed:
             self._apply(committed)
-        for token, index in reads:
-            self._reads.confirm(token, index)
         if reads:
+            for token, index in reads:
+                self._reads.confirm(token, index)
             self._reads.resolve(self.applied_index)
 
     def _send(self, frames: Frames) -> None:
@@ -426,8 +443,8 @@ class RaftNode:
         state = self._core.state()
         role, term, leader, self.commit_index, self._last_index = state[:5]
         if state[8]:
-            self._maybe_snapshot(asked=True)
-        leads = role == "leader" and self._applied_term == term and not self._suspended
+            self._consider_snapshot(asked=True)
+        leads = role == "leader" and self._applied_term == term and not self._waking.suspended
         before = (self.role, self.term, self._leader_id, self.is_leader)
         if (role, term, leader, leads) == before:
             return
@@ -440,7 +457,7 @@ class RaftNode:
         for callback in self._role_callbacks:
             callback()
 
-    def _apply(self, committed: list[tuple[int, int, bool, int, bytes]]) -> None:
+    def _apply(self, committed: Entries) -> None:
         apply, done = self._machine.apply, self._proposals.done
         for index, term, change, token, data in committed:
             result: Any = None
@@ -458,7 +475,20 @@ class RaftNode:
         self._reads.resolve(self.applied_index)
         for callback in self._applied_callbacks:
             callback(self.applied_index)
-        self._maybe_snapshot()
+        self._consider_snapshot(asked=False)
+
+    def _consider_snapshot(self, *, asked: bool) -> None:
+        self._compactor.consider(self.applied_index, self._snapshot_meta, asked=asked)
+
+    def _snapshot_meta(self) -> SnapshotMeta:
+        return SnapshotMeta(
+            self._cluster_id,
+            self.applied_index,
+            self._applied_term,
+            self._membership.conf,
+            self._membership.listed(),
+            self._membership.removed,
+        )
 
     def _apply_change(self, data: bytes) -> bool:
         conf, about, changes = self._core.apply_change(data)
@@ -474,11 +504,11 @@ class RaftNode:
         self._room.tick()
         self._proposals.tick(now)
         self._reads.tick(now)
-        if slept and not self._suspended and self.role != "stopped":
+        if slept:
             self._env.log("warning", "raft_slept")
-            self._suspended = True
-        if self._suspended:
-            self._ask_confirmation(now)
+            self._waking.slept()
+            self._refresh()
+        self._waking.tick(now)
         if self._saver.pending_s(now) > self._config.election_s:
             self._give_up_leadership()
         else:
@@ -491,24 +521,6 @@ class RaftNode:
             self._env.log("error", "raft_disk_stalled", seconds=self._config.election_s)
             self._core.step_down()
 
-    def _ask_confirmation(self, now: float) -> None:
-        """Serve again only after a quorum answered a round begun after the sleep."""
-        if any(w.future is self._confirmation for w in self._reads.waiting):
-            return
-        if self._confirmation is not None and not self._confirmation.done():
-            return
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(self._confirmed)
-        self._confirmation = future
-        self._reads.add(Waiter(future, now + self._config.election_s, leader_only=False))
-
-    _confirmation: asyncio.Future[int] | None = None
-
-    def _confirmed(self, future: asyncio.Future[int]) -> None:
-        if not future.cancelled() and future.exception() is None:
-            self._suspended = False
-            self._wake.set()
-
     # snapshots
 
     def _load(self, meta: SnapshotMeta, payload: bytes) -> None:
@@ -518,55 +530,10 @@ class RaftNode:
         self._membership = Membership(meta.conf, meta.members, meta.removed)
         self._peers.learn(self._membership)
         self.applied_index, self._applied_term = meta.index, meta.term
-        self._snapshot_index = meta.index
+        self._compactor.index = meta.index
         self._reads.resolve(meta.index)
         for callback in self._applied_callbacks:
             callback(meta.index)
-
-    def _maybe_snapshot(self, *, asked: bool = False) -> None:
-        behind = self.applied_index - self._snapshot_index
-        wanted = behind >= self._config.snapshot_entries or (
-            behind > 0 and self._log.size > 2 * self._config.snapshot_log_bytes
-        )
-        if not (wanted or (asked and behind > 0)) or self._snapshotting:
-            return
-        if asyncio.get_running_loop().time() < self._snapshot_not_before:
-            return
-        self._snapshotting = True
-        meta = SnapshotMeta(
-            self._cluster_id,
-            self.applied_index,
-            self._applied_term,
-            self._membership.conf,
-            self._membership.listed(),
-            self._membership.removed,
-        )
-        task = self._take_snapshot(meta, self._machine.freeze())
-        self._tasks.append(self._env.spawn(task, name="raft-take-snapshot"))
-
-    async def _take_snapshot(self, meta: SnapshotMeta, handle: Any) -> None:
-        try:
-            await self._store.save(meta, self._machine.encode(handle))
-            await self._compact(meta)
-        except OSError as error:
-            if not is_full(error):
-                self._env.fatal(f"a snapshot could not be written: {error}")
-            self._room.ran_out()
-            now = asyncio.get_running_loop().time()
-            self._snapshot_not_before = now + _SNAPSHOT_RETRY_S
-        except BlixardError as error:
-            self._env.fatal(f"a snapshot could not be kept: {error.message}")
-        finally:
-            self._snapshotting = False
-            self._tasks = [task for task in self._tasks if not task.done()]
-
-    async def _compact(self, meta: SnapshotMeta) -> None:
-        """Forget entries that the snapshot holds; on disk, those that both kept ones hold."""
-        self._snapshot_index = max(self._snapshot_index, meta.index)
-        trailing = max(meta.index - self._config.trailing_entries, 0)
-        self._core.compact(meta.index, meta.term, meta.conf, trailing)
-        oldest = self._store.paths()[-1]
-        await self._log.remove_before(self._store.index_of(oldest))
 
     def _report_snapshot(self, to: int, finished: bool) -> None:
         if self._running:
@@ -578,7 +545,7 @@ class RaftNode:
             raise BlixardError("UNREACHABLE", "the node does not run")
         return await self._receiver.handle(uid, payload)
 
-    def _install(self, meta: SnapshotMeta, message: bytes) -> None:
+    def _install(self, message: bytes) -> None:
         """A verified snapshot stands on disk: let the engine decide about it."""
         self._core.step_snapshot(message)
         self._wake.set()

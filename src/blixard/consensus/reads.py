@@ -45,9 +45,9 @@ class Reads:
         self.rounds: dict[int, Round] = {}
         self.confirmed: list[tuple[int, Waiter]] = []
 
-    def add(self, waiter: Waiter) -> None:
+    def add(self, waiter: Waiter, *, always: bool = False) -> None:
         """Queue a caller for the next round. Raises BlixardError OVERLOADED."""
-        if self._count >= self._max_waiters:
+        if self._count >= self._max_waiters and not always:
             raise BlixardError("OVERLOADED", "too many reads wait for a quorum")
         self._count += 1
         self.waiting.append(waiter)

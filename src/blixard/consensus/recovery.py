@@ -126,11 +126,11 @@ async def recover(env: Environment, directory: str, config: RaftConfig) -> Start
     damaged: list[tuple[str, BlixardError]] = []
     meta, payload = _newest_snapshot(snapshots, identity, damaged)
     try:
-        core = _build_core(env, config, identity, meta, found, log)
+        core = _build_core(env, config, identity, meta, found)
     except BlixardError as error:
         raise (damaged[0][1] if damaged else error) from error
-    for path, error in damaged:
-        env.log("error", "snapshot_damaged", file=path, message=error.message)
+    for path, damage in damaged:
+        env.log("error", "snapshot_damaged", file=path, message=damage.message)
         disk.rename(path, path + ".damaged")
     return Start(identity, core, log, snapshots, meta, payload, found.cut_bytes)
 
@@ -159,7 +159,6 @@ def _build_core(
     identity: Identity,
     meta: SnapshotMeta,
     found: Recovered,
-    log: Log,
 ) -> RawRaft:
     try:
         return RawRaft(

@@ -1,4 +1,4 @@
-"""Room on the disk: writes are refused before it runs out, and a reserve lets the node finish what it began."""
+"""Room on the disk: writes are refused before it runs out, a reserve lets begun ones finish."""
 
 from __future__ import annotations
 

@@ -36,6 +36,7 @@ class Saver:
         env: Environment,
         log: Log,
         core: RawRaft,
+        *,
         config: RaftConfig,
         room: Room,
         saved: Callable[[list[Save]], None],

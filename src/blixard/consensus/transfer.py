@@ -11,7 +11,7 @@ from blixard.base.errors import BlixardError
 from blixard.consensus.config import RaftConfig
 from blixard.consensus.log import sync_file
 from blixard.consensus.room import Room, is_full
-from blixard.consensus.snapshots import SnapshotMeta, SnapshotStore
+from blixard.consensus.snapshots import SnapshotStore
 from blixard.consensus.wire import SNAPSHOT_METHOD, Chunk, ChunkAnswer, Hello
 from blixard.ports.disk import File
 from blixard.ports.environment import Environment
@@ -111,7 +111,7 @@ class SnapshotReceiver:
         env: Environment,
         store: SnapshotStore,
         room: Room,
-        install: Callable[[SnapshotMeta, bytes], None],
+        install: Callable[[bytes], None],
     ) -> None:
         self._env = env
         self._store = store
@@ -178,7 +178,7 @@ class SnapshotReceiver:
                 chunk.hello.cluster_id,
             ):
                 raise BlixardError("BAD_REQUEST", "the snapshot is not the one announced")
-            self._install(meta, chunk.message)
+            self._install(chunk.message)
         except BlixardError as error:
             if error.code == "DISK_FAILED":
                 self._env.fatal(error.message)
