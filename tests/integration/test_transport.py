@@ -407,3 +407,41 @@ def test_link_outlives_its_drained_channel() -> None:
         await b.stop()
 
     run(test)
+
+
+def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "no_grpc_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+    async def test() -> None:
+        async with pair() as (a, b):
+            b.transport.on_request("echo", echo)
+            assert await a.transport.request("B", "echo", b"", timeout_s=5) == b"A:"
+
+    run(test)
+
+
+def test_nodes_meet_on_ipv6_addresses() -> None:
+    async def test() -> None:
+        a, b = await Node("A").start(), Node("B")
+        b.transport.on_request("echo", echo)
+        port = await b.transport.start("[::1]:0")
+        a.transport.set_peer("B", f"[::1]:{port}")
+        assert await a.transport.request("B", "echo", b"", timeout_s=5) == b"A:"
+        await a.stop()
+        await b.stop()
+
+    run(test)
+
+
+def test_taken_address_is_an_error() -> None:
+    async def test() -> None:
+        async with pair() as (a, b):
+            with pytest.raises(BlixardError) as caught:
+                await Node("C").transport.start(f"127.0.0.1:{b.port}")
+            assert caught.value.code == "UNREACHABLE"
+            assert a.port != b.port
+
+    run(test)

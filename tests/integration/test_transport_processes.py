@@ -13,6 +13,7 @@ import pytest
 from transport_nodes import AUTHORITY, Node, run, until
 
 from blixard.base.errors import BlixardError
+from blixard.runtime.transport import TransportConfig
 
 PEER = """
 import asyncio, sys
@@ -102,6 +103,33 @@ def test_stopped_peer_is_used_again_after_it_continues() -> None:
                     a.transport.send("B", "raft", b"x")
                     await asyncio.sleep(0.02)
             assert await a.transport.request("B", "echo", b"x", timeout_s=10) == b"A:x"
+        finally:
+            await peer.end()
+            await a.stop()
+
+    run(test)
+
+
+def test_link_survives_a_channel_drained_in_mid_write() -> None:
+    async def test() -> None:
+        peer = await start_peer()
+        patient = TransportConfig(drain_s=0.05, keepalive_timeout_s=30, backoff_max_s=0.2)
+        a = await Node("A", config=patient).start()
+        a.transport.set_peer("B", f"127.0.0.1:{peer.port}")
+        try:
+            a.transport.send("B", "raft", b"x")
+            await until(lambda: a.transport.statistics()[0].connected)
+            os.kill(peer.process.pid, signal.SIGSTOP)
+            while a.transport.send("B", "raft", b"x" * 1_000_000):
+                await asyncio.sleep(0)
+            a.tls.reload(AUTHORITY.node("A", epoch=2))
+            with pytest.raises(BlixardError):
+                await a.transport.request("B", "echo", b"x", timeout_s=0.5)
+            os.kill(peer.process.pid, signal.SIGCONT)
+            async with asyncio.timeout(20):
+                while not a.transport.statistics()[0].connected:
+                    a.transport.send("B", "raft", b"x")
+                    await asyncio.sleep(0.02)
         finally:
             await peer.end()
             await a.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 import msgspec
@@ -25,6 +25,9 @@ _CODES = {
     grpc.StatusCode.PERMISSION_DENIED: "FORBIDDEN",
     grpc.StatusCode.UNAUTHENTICATED: "UNAUTHENTICATED",
 }
+
+
+StreamEnd = Literal["broken", "refused", "renewed"]
 
 
 class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,8 +174,10 @@ class Link:
             if not self._queue:
                 self._wake.clear()
                 continue
-            accepted = await self._stream_until_failure()
-            failures = 0 if accepted else failures + 1
+            end = await self._stream_until_its_end()
+            if end == "renewed":
+                continue
+            failures = 0 if end == "broken" else failures + 1
             # What waits is old by now, and messages may be lost: the sender will say it again.
             self._drop_queue()
             await asyncio.sleep(self._backoff_s(failures))
@@ -183,9 +188,10 @@ class Link:
         ceiling = self._config.backoff_first_s * 2.0 ** min(failures, 16)
         return min(ceiling, self._config.backoff_max_s) * self._random.uniform(0.5, 1.0)
 
-    async def _stream_until_failure(self) -> bool:
-        """Send until the stream ends; tell whether the peer had accepted it."""
-        call = self._open_channel().stream_stream(f"/{wire.SERVICE}/Messages")()
+    async def _stream_until_its_end(self) -> StreamEnd:
+        """Send until the stream ends or a new channel takes over."""
+        channel = self._open_channel()
+        call = channel.stream_stream(f"/{wire.SERVICE}/Messages")()
         accepted = False
         try:
             async with asyncio.timeout(self._config.connect_timeout_s):
@@ -193,7 +199,9 @@ class Link:
             if accepted:
                 self._connected = True
                 call.add_done_callback(lambda _call: self._wake.set())
-                await self._pump(call)
+                await self._pump(call, channel)
+            if not self._is_current(channel):
+                return "renewed"
             self._failed("the peer ended the stream")
         except (aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
             self._failed(describe(error))
@@ -204,10 +212,13 @@ class Link:
         finally:
             self._connected = False
             call.cancel()
-        return accepted
+        return "broken" if accepted else "refused"
 
-    async def _pump(self, call: Any) -> None:
-        while not call.done() and not self._stale:
+    def _is_current(self, channel: aio.Channel) -> bool:
+        return channel is self._channel and not self._stale
+
+    async def _pump(self, call: Any, channel: aio.Channel) -> None:
+        while not call.done() and self._is_current(channel):
             if not self._queue:
                 self._wake.clear()
                 await self._wake.wait()
@@ -228,7 +239,7 @@ class Link:
         return batch
 
     def _drop_queue(self) -> None:
-        if self._queue and not self._stale:
+        if self._queue:
             self._count_dropped(len(self._queue), "not connected")
             self._queue.clear()
             self._queued_bytes = 0
@@ -240,8 +251,6 @@ class Link:
             self._log("warning", "messages_dropped", peer=self.uid, total=self._dropped, why=why)
 
     def _failed(self, why: str) -> None:
-        if self._stale:
-            return
         if why != self._last_error:
             self._log("warning", "link_down", peer=self.uid, address=self.address, why=why)
         self._last_error = why
