@@ -1,4 +1,4 @@
-"""The entry point ``blixard``: the table of all commands; nothing is imported before it is needed."""
+"""The entry point ``blixard``: the table of all commands, each imported when it runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ _LOCAL = "blixard.app.local"
 _CLI = "blixard.cli"
 
 
-def _verbs(noun: str, text: str, examples: tuple[str, ...], /, **rows: tuple[str, str]) -> LazyGroup:
+def _verbs(
+    noun: str, text: str, examples: tuple[str, ...], /, **rows: tuple[str, str]
+) -> LazyGroup:
     """Return a noun; keyword names are verbs with ``_`` for ``-``."""
     return LazyGroup(
         noun,
@@ -24,11 +26,26 @@ def _verbs(noun: str, text: str, examples: tuple[str, ...], /, **rows: tuple[str
 
 # Both spellings that the documents contain are accepted; the canonical one stands in the help.
 NOUN_ALIASES = {
-    "vms": "vm", "virtualmachine": "vm", "images": "image", "img": "image", "operations": "operation",
-    "op": "operation", "contexts": "context", "ctx": "context", "show": "get", "key-value": "kv",
+    "vms": "vm",
+    "virtualmachine": "vm",
+    "images": "image",
+    "img": "image",
+    "operations": "operation",
+    "op": "operation",
+    "contexts": "context",
+    "ctx": "context",
+    "show": "get",
+    "key-value": "kv",
 }
 VERB_ALIASES: dict[str, dict[str, str]] = {
-    "vm": {"ls": "list", "get": "list", "destroy": "delete", "rm": "delete", "show": "status", "shell": "exec"},
+    "vm": {
+        "ls": "list",
+        "get": "list",
+        "destroy": "delete",
+        "rm": "delete",
+        "show": "status",
+        "shell": "exec",
+    },
     "cluster": {"add": "add-node", "remove": "remove-node", "node-add": "add-node"},
     "image": {"ls": "list", "create": "build"},
     "kv": {"ls": "list", "set": "put", "rm": "delete"},
@@ -40,7 +57,11 @@ VERB_ALIASES: dict[str, dict[str, str]] = {
 _VM = _verbs(
     "vm",
     "Virtual machines: sets of like instances.",
-    ("blixard vm create web --packages nginx --replicas 3", "blixard vm list", "blixard vm status web"),
+    (
+        "blixard vm create web --packages nginx --replicas 3",
+        "blixard vm list",
+        "blixard vm status web",
+    ),
     create=(f"{_CLI}.vm_write:create", "Create a VM from an image or a package list."),
     list=(f"{_CLI}.vm_read:list_vms", "List VMs."),
     status=(f"{_CLI}.vm_read:status", "Show a VM, its instances, where they run and why."),
@@ -76,7 +97,9 @@ ROWS: dict[str, Row | LazyGroup] = {
     "get": Row(f"{_CLI}.objects:get", "List objects of any kind, or show one."),
     "describe": Row(f"{_CLI}.objects:describe", "Show an object with what it owns and its events."),
     "apply": Row(f"{_CLI}.manifests:apply", "Create or change what a file declares."),
-    "diff": Row(f"{_CLI}.manifests:diff", "Show what apply would change (exit code 10 if anything)."),
+    "diff": Row(
+        f"{_CLI}.manifests:diff", "Show what apply would change (exit code 10 if anything)."
+    ),
     "delete": Row(f"{_CLI}.manifests:delete", "Delete objects by name or by file."),
     "events": Row(f"{_CLI}.events:events", "Show what happened."),
     "wait": Row(f"{_CLI}.waiting:wait", "Wait for a condition."),
@@ -89,7 +112,9 @@ ROWS: dict[str, Row | LazyGroup] = {
         run=(f"{_LOCAL}:run_node", "Run the daemon in the foreground."),
     ),
     "init": Row(f"{_LOCAL}:init", "Make a new cluster of this machine, or join one."),
-    "dev": Row("blixard.app.dev:dev", "A whole cluster on this machine: up, down, kill, start, status."),
+    "dev": Row(
+        "blixard.app.dev:dev", "A whole cluster on this machine: up, down, kill, start, status."
+    ),
     "sim": Row("blixard.app.sim:sim", "Run the cluster inside a deterministic simulator."),
     "kv": _verbs(
         "kv",
@@ -135,7 +160,9 @@ ROWS: dict[str, Row | LazyGroup] = {
         ("blixard explain error NO_QUORUM",),
         error=(f"{_CLI}.explain:error", "Explain an error code."),
     ),
-    "version": Row(f"{_CLI}.version:version", "Print the version of this program and of the cluster."),
+    "version": Row(
+        f"{_CLI}.version:version", "Print the version of this program and of the cluster."
+    ),
     "completion": Row(f"{_CLI}.completion:completion", "Print the completion script of a shell."),
     "__complete": Row(f"{_CLI}.completion:answer", "Answer the completion script.", hidden=True),
 }

@@ -12,13 +12,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from blixard.base.config_keys import KEYS, Config, Key
+from blixard.base.config_forms import WrongForm
+from blixard.base.config_keys import KEYS, Config, ConsensusSection, Key
 from blixard.base.errors import BlixardError, Problem
 from blixard.base.toml_marks import Place, read_toml
 
 _BY_PATH = {key.path: key for key in KEYS}
 _SECTIONS = frozenset(
-    ".".join(key.path.split(".")[:depth]) for key in KEYS for depth in range(1, len(key.path.split(".")))
+    ".".join(key.path.split(".")[:depth])
+    for key in KEYS
+    for depth in range(1, len(key.path.split(".")))
 )
 _VARIABLES = {key.variable: key for key in KEYS if "*" not in key.path}
 
@@ -56,13 +59,17 @@ class _Reading:
         self.problems: list[Problem] = []
         self.warnings: list[str] = []
 
-    def problem(self, path: str, message: str, place: Place, accepted: tuple[str, ...] = ()) -> None:
+    def problem(
+        self, path: str, message: str, place: Place, accepted: tuple[str, ...] = ()
+    ) -> None:
         """Note a fault of the key *path*."""
         pointer = "/" + path.replace(".", "/") if path else ""
         self.problems.append(Problem(pointer, message, accepted, place.line, place.column))
 
 
-def parse_config(text: str, *, name: str = "config.toml", environ: Mapping[str, str] | None = None) -> Loaded:
+def parse_config(
+    text: str, *, name: str = "config.toml", environ: Mapping[str, str] | None = None
+) -> Loaded:
     """Return the configuration that *text* (YAML if *name* says so, else TOML) and *environ* give.
 
     Raises:
@@ -81,8 +88,10 @@ def parse_config(text: str, *, name: str = "config.toml", environ: Mapping[str, 
     if reading.problems:
         ordered = sorted(reading.problems, key=lambda p: (p.line, p.column))
         raise BlixardError(
-            "INVALID", f"{name} has {len(ordered)} problem{'s' if len(ordered) > 1 else ''}",
-            hint="blixard config explain shows every key", problems=tuple(ordered),
+            "INVALID",
+            f"{name} has {len(ordered)} problem{'s' if len(ordered) > 1 else ''}",
+            hint="blixard config explain shows every key",
+            problems=tuple(ordered),
         )
     origins = {path: Origin(v.source, v.place.line) for path, v in reading.values.items()}
     return Loaded(_build(reading.checked), origins, tuple(reading.warnings))
@@ -120,7 +129,9 @@ def _flatten(
             elif value is not None:
                 reading.problem(path, "must be a section", places.get(path, Place(1, 1)))
         else:
-            reading.problem(path, f"unknown key {key!r}{_meant(path)}", places.get(path, Place(1, 1)))
+            reading.problem(
+                path, f"unknown key {key!r}{_meant(path)}", places.get(path, Place(1, 1))
+            )
 
 
 def _pattern(path: str) -> str:
@@ -156,7 +167,7 @@ def _check(reading: _Reading, path: str, given: _Value) -> None:
     assert key is not None
     try:
         reading.checked[path] = value = key.form(given.value)
-    except ValueError as error:
+    except WrongForm as error:
         source = f" (from {given.source})" if not given.place.line else ""
         reading.problem(path, f"{error}{source}", given.place, key.accepted)
         return
@@ -172,8 +183,6 @@ def _check(reading: _Reading, path: str, given: _Value) -> None:
 
 def _check_together(reading: _Reading) -> None:
     """Check rules over several keys, where all of them are well formed."""
-    from blixard.base.config_keys import ConsensusSection
-
     defaults = ConsensusSection()
     tick, heartbeat, election = (
         float(reading.checked.get(f"consensus.{n}", getattr(defaults, n)))
@@ -182,7 +191,11 @@ def _check_together(reading: _Reading) -> None:
     if heartbeat < tick:
         _rule(reading, "consensus.heartbeat_interval", f"must be at least the tick ({tick:g}s)")
     if election < 3 * heartbeat:
-        _rule(reading, "consensus.election_timeout", f"must be at least three times the heartbeat ({heartbeat:g}s)")
+        _rule(
+            reading,
+            "consensus.election_timeout",
+            f"must be at least three times the heartbeat ({heartbeat:g}s)",
+        )
     api = reading.checked.get("api.port", 7443)
     if api == reading.checked.get("discovery.port", 7946):
         _rule(reading, "discovery.port", f"must differ from api.port ({api})")

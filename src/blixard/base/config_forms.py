@@ -1,4 +1,4 @@
-"""How configuration values are written: each form turns what a file says into a value, or says why not."""
+"""How configuration values are written: a form turns what a file says into a value, or refuses."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from blixard.base.errors import BlixardError
 from blixard.base.units import parse_duration_s
 
 Form = Callable[[Any], Any]
+
+
+class WrongForm(Exception):
+    """A value is not written as its key wants; the text says how it should be."""
+
+
 _NAME = re.compile(r"[A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?")
 _HOST = re.compile(r"[A-Za-z0-9]([-.A-Za-z0-9]*[A-Za-z0-9])?\.?")
 _INTERFACE = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,14}")
@@ -18,18 +24,27 @@ _INTERFACE = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,14}")
 def text(value: Any) -> str:
     """Any text."""
     if not isinstance(value, str):
-        raise ValueError(f"must be text, not {_kind(value)}")
+        raise WrongForm(f"must be text, not {_kind(value)}")
     return value
 
 
 def _kind(value: Any) -> str:
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "text", list: "a list", dict: "a table"}
+    names = {
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        str: "text",
+        list: "a list",
+        dict: "a table",
+    }
     return names.get(type(value), type(value).__name__)
 
 
 def name(value: Any) -> str:
     """A name: letters, digits, ``-``, ``_``, ``.``; may be empty."""
-    return _matching(value, _NAME, "must be letters, digits, - _ or . and at most 63 characters", 63)
+    return _matching(
+        value, _NAME, "must be letters, digits, - _ or . and at most 63 characters", 63
+    )
 
 
 def interface(value: Any) -> str:
@@ -40,7 +55,7 @@ def interface(value: Any) -> str:
 def _matching(value: Any, pattern: re.Pattern[str], rule: str, limit: int) -> str:
     said = text(value)
     if said and (len(said) > limit or not pattern.fullmatch(said)):
-        raise ValueError(rule)
+        raise WrongForm(rule)
     return said
 
 
@@ -51,15 +66,15 @@ def host(value: Any) -> str:
         return said
     try:
         return ip(said)
-    except ValueError:
-        raise ValueError("must be an IP address or a host name, without a port") from None
+    except WrongForm:
+        raise WrongForm("must be an IP address or a host name, without a port") from None
 
 
 def absolute_path(value: Any) -> str:
     """A path that starts with ``/``; may be empty."""
     said = text(value)
     if said and (not said.startswith("/") or "\0" in said):
-        raise ValueError("must be an absolute path")
+        raise WrongForm("must be an absolute path")
     return said
 
 
@@ -69,7 +84,7 @@ def one_of(accepted: tuple[str, ...]) -> Form:
     def form(value: Any) -> str:
         said = text(value)
         if said not in accepted:
-            raise ValueError(f"{said!r} is not accepted")
+            raise WrongForm(f"{said!r} is not accepted")
         return said
 
     return form
@@ -82,9 +97,9 @@ def integer(low: int, high: int) -> Form:
         if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value):
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise ValueError(f"must be a whole number, not {_kind(value)}")
+            raise WrongForm(f"must be a whole number, not {_kind(value)}")
         if not low <= value <= high:
-            raise ValueError(f"must be between {low} and {high}, not {value}")
+            raise WrongForm(f"must be between {low} and {high}, not {value}")
         return value
 
     return form
@@ -95,11 +110,20 @@ port: Form = integer(1, 65535)
 
 def boolean(value: Any) -> bool:
     """True or false; as words too, as the environment gives them."""
-    words = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+    words = {
+        "true": True,
+        "1": True,
+        "yes": True,
+        "on": True,
+        "false": False,
+        "0": False,
+        "no": False,
+        "off": False,
+    }
     if isinstance(value, str) and value.lower() in words:
         return words[value.lower()]
     if not isinstance(value, bool):
-        raise ValueError("must be true or false")
+        raise WrongForm("must be true or false")
     return value
 
 
@@ -108,13 +132,13 @@ def duration(low_s: float, high_s: float) -> Form:
 
     def form(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise ValueError(f"must be a duration such as 500ms or 5s, not {_kind(value)}")
+            raise WrongForm(f"must be a duration such as 500ms or 5s, not {_kind(value)}")
         try:
             seconds = parse_duration_s(value)
         except BlixardError as error:
-            raise ValueError(error.message) from error
+            raise WrongForm(error.message) from error
         if not low_s <= seconds <= high_s:
-            raise ValueError(f"must be between {low_s:g}s and {high_s:g}s")
+            raise WrongForm(f"must be between {low_s:g}s and {high_s:g}s")
         return seconds
 
     return form
@@ -124,7 +148,7 @@ def _listed(value: Any) -> list[Any]:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     if not isinstance(value, list):
-        raise ValueError(f"must be a list, not {_kind(value)}")
+        raise WrongForm(f"must be a list, not {_kind(value)}")
     return value
 
 
@@ -155,7 +179,7 @@ def labels(value: Any) -> dict[str, str]:
         pairs = [part.partition("=") for part in _listed(value)]
         return {key.strip(): found.strip() for key, _, found in pairs}
     if not isinstance(value, dict):
-        raise ValueError(f"must be a table of text, not {_kind(value)}")
+        raise WrongForm(f"must be a table of text, not {_kind(value)}")
     return {str(key): text(found) for key, found in value.items()}
 
 
@@ -168,7 +192,7 @@ def ip(value: Any) -> str:
         try:
             ipaddress.ip_address(said)
         except ValueError:
-            raise ValueError(f"{said!r} is no IP address") from None
+            raise WrongForm(f"{said!r} is no IP address") from None
     return said
 
 
@@ -181,7 +205,7 @@ def cidr(value: Any) -> str:
         try:
             ipaddress.ip_network(said)
         except ValueError as error:
-            raise ValueError(f"{said!r} is no network: {error}") from None
+            raise WrongForm(f"{said!r} is no network: {error}") from None
     return said
 
 
@@ -192,7 +216,7 @@ def number_range(low: int, high: int) -> Form:
         said = text(value)
         match = re.fullmatch(r"(\d{1,9})-(\d{1,9})", said)
         if said and (match is None or not low <= int(match[1]) <= int(match[2]) <= high):
-            raise ValueError(f"must be FIRST-LAST within {low}-{high}")
+            raise WrongForm(f"must be FIRST-LAST within {low}-{high}")
         return said
 
     return form

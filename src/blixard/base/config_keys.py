@@ -1,4 +1,4 @@
-"""Every key of ``/etc/blixard/config.toml``: its default, its form, and whether its feature exists yet.
+"""Every key of ``/etc/blixard/config.toml``: default, form, and whether its feature exists yet.
 
 The Structs hold the values and the defaults; :data:`KEYS` says how each is written and checked.
 """
@@ -168,7 +168,14 @@ class Key(NamedTuple):
 LOG_LEVELS = ("debug", "info", "warning", "error")
 DISCOVERY = ("static", "dns", "tailscale")
 HYPERVISORS = (
-    "qemu", "cloud-hypervisor", "firecracker", "crosvm", "kvmtool", "stratovirt", "alioth", "vfkit",
+    "qemu",
+    "cloud-hypervisor",
+    "firecracker",
+    "crosvm",
+    "kvmtool",
+    "stratovirt",
+    "alioth",
+    "vfkit",
 )
 _NO_DISCOVERY = "addresses come from join tokens and discovery.peers meanwhile"
 _NO_HYPERVISOR = "qemu runs the VMs meanwhile"
@@ -188,33 +195,76 @@ KEYS: tuple[Key, ...] = (
     Key("api.bind", forms.host, "address that the REST API listens on (empty: cluster.address)"),
     Key("api.socket", forms.absolute_path, "Unix socket of the API (empty: DATA_DIR/api.sock)"),
     Key("api.socket_group", forms.name, "group that may read over the socket"),
-    Key("discovery.method", forms.one_of(DISCOVERY), "how nodes find each other", DISCOVERY,
-        missing_values=(("dns", _NO_DISCOVERY), ("tailscale", _NO_DISCOVERY))),
+    Key(
+        "discovery.method",
+        forms.one_of(DISCOVERY),
+        "how nodes find each other",
+        DISCOVERY,
+        missing_values=(("dns", _NO_DISCOVERY), ("tailscale", _NO_DISCOVERY)),
+    ),
     Key("discovery.port", forms.port, "port between nodes (gRPC, mutual TLS)"),
     Key("discovery.peers", forms.addresses, "addresses of other nodes: HOST or HOST:PORT"),
     Key("consensus.tick", forms.duration(0.005, 1), "unit of consensus timing"),
-    Key("consensus.heartbeat_interval", forms.duration(0.01, 10), "pause between leader heartbeats"),
-    Key("consensus.election_timeout", forms.duration(0.05, 60), "silence after which followers elect"),
+    Key(
+        "consensus.heartbeat_interval", forms.duration(0.01, 10), "pause between leader heartbeats"
+    ),
+    Key(
+        "consensus.election_timeout",
+        forms.duration(0.05, 60),
+        "silence after which followers elect",
+    ),
     Key("consensus.lease", forms.duration(0.5, 600), "how long a cut-off node may run fenced VMs"),
-    Key("consensus.snapshot_threshold", forms.integer(100, 10_000_000), "log entries between snapshots"),
-    Key("microvm.default_hypervisor", forms.one_of(HYPERVISORS), "hypervisor of VMs that name none",
-        HYPERVISORS, missing_values=tuple((h, _NO_HYPERVISOR) for h in HYPERVISORS[1:])),
+    Key(
+        "consensus.snapshot_threshold",
+        forms.integer(100, 10_000_000),
+        "log entries between snapshots",
+    ),
+    Key(
+        "microvm.default_hypervisor",
+        forms.one_of(HYPERVISORS),
+        "hypervisor of VMs that name none",
+        HYPERVISORS,
+        missing_values=tuple((h, _NO_HYPERVISOR) for h in HYPERVISORS[1:]),
+    ),
     Key("microvm.default_memory_mb", forms.integer(32, 1 << 24), "memory of VMs that name none"),
     Key("microvm.default_vcpus", forms.integer(1, 1024), "virtual CPUs of VMs that name none"),
-    Key("microvm.max_vms_per_node", forms.integer(1, 100_000), "limit of long-lived VMs on this node"),
-    Key("microvm.nix_config_dir", forms.absolute_path, "directory of Nix VM files", missing="VMs made by Nix"),
-    Key("images.cache_dir", forms.absolute_path, "built images, shared by the nodes of one machine"),
+    Key(
+        "microvm.max_vms_per_node",
+        forms.integer(1, 100_000),
+        "limit of long-lived VMs on this node",
+    ),
+    Key(
+        "microvm.nix_config_dir",
+        forms.absolute_path,
+        "directory of Nix VM files",
+        missing="VMs made by Nix",
+    ),
+    Key(
+        "images.cache_dir", forms.absolute_path, "built images, shared by the nodes of one machine"
+    ),
     Key("images.mirror", forms.text, "package mirror (empty: the host's own sources)"),
     Key("images.cache_size_gb", forms.integer(1, 1 << 20), "limit of the image cache"),
     Key("storage.ceph.config_file", forms.absolute_path, "Ceph's configuration", missing=_NO_CEPH),
-    Key("storage.ceph.default_pool", forms.name, "pool of volumes that name none", missing=_NO_CEPH),
+    Key(
+        "storage.ceph.default_pool", forms.name, "pool of volumes that name none", missing=_NO_CEPH
+    ),
     Key("storage.ceph.replication_factor", forms.integer(1, 10), "copies", missing=_NO_CEPH),
     Key("storage.ceph.pg_num", forms.integer(1, 1 << 16), "placement groups", missing=_NO_CEPH),
     Key("storage.ceph.min_size", forms.integer(1, 10), "copies needed to write", missing=_NO_CEPH),
-    Key("storage.pools.*.type", forms.one_of(("replicated", "erasure")), "kind of pool",
-        ("replicated", "erasure"), missing="storage pools"),
+    Key(
+        "storage.pools.*.type",
+        forms.one_of(("replicated", "erasure")),
+        "kind of pool",
+        ("replicated", "erasure"),
+        missing="storage pools",
+    ),
     Key("storage.pools.*.size", forms.integer(1, 10), "copies", missing="storage pools"),
-    Key("storage.pools.*.min_size", forms.integer(1, 10), "copies needed to write", missing="storage pools"),
+    Key(
+        "storage.pools.*.min_size",
+        forms.integer(1, 10),
+        "copies needed to write",
+        missing="storage pools",
+    ),
     Key("storage.pools.*.k", forms.integer(1, 64), "data parts", missing="storage pools"),
     Key("storage.pools.*.m", forms.integer(1, 64), "parity parts", missing="storage pools"),
     Key("storage.pools.*.rule", forms.name, "CRUSH rule", missing="storage pools"),
@@ -223,11 +273,23 @@ KEYS: tuple[Key, ...] = (
     Key("network.vxlan_port", forms.port, "UDP port of the overlay between nodes"),
     Key("network.bridge_name", forms.interface, "bridge of the default network"),
     Key("network.vlan_range", forms.number_range(1, 4094), "VLANs to use", missing="VLAN networks"),
-    Key("network.default_gateway", forms.ip, "gateway of guests", missing="gateways outside the pool"),
-    Key("network.dhcp_pool", forms.cidr, "addresses given by DHCP", missing="DHCP (addresses come from network.pool)"),
+    Key(
+        "network.default_gateway",
+        forms.ip,
+        "gateway of guests",
+        missing="gateways outside the pool",
+    ),
+    Key(
+        "network.dhcp_pool",
+        forms.cidr,
+        "addresses given by DHCP",
+        missing="DHCP (addresses come from network.pool)",
+    ),
     Key("monitoring.metrics_enabled", forms.boolean, "export metrics", missing=_NO_METRICS),
     Key("monitoring.metrics_port", forms.port, "port of the exporter", missing=_NO_METRICS),
     Key("monitoring.ceph_dashboard", forms.boolean, "Ceph's page", missing=_NO_CEPH),
     Key("monitoring.log_aggregation", forms.boolean, "collect logs", missing="log aggregation"),
-    Key("monitoring.grafana_enabled", forms.boolean, "make Grafana boards", missing="Grafana boards"),
+    Key(
+        "monitoring.grafana_enabled", forms.boolean, "make Grafana boards", missing="Grafana boards"
+    ),
 )

@@ -17,7 +17,8 @@ _KEY = re.compile(rf"[ \t]*({_DOTTED})[ \t]*=")
 _PART = re.compile(_SIMPLE)
 # What can stand in a value: strings of four kinds, brackets, comments.
 _TOKEN = re.compile(
-    r"\"\"\"(?:\\.|[^\\])*?\"\"\"|'''.*?'''|\"(?:\\.|[^\"\\\n])*\"|'[^'\n]*'|[\[\]{}]|#[^\n]*|\n", re.DOTALL
+    r"\"\"\"(?:\\.|[^\\])*?\"\"\"|'''.*?'''|\"(?:\\.|[^\"\\\n])*\"|'[^'\n]*'|[\[\]{}]|#[^\n]*|\n",
+    re.DOTALL,
 )
 _WHERE = re.compile(r"\(at (?:line (\d+), column (\d+)|end of document)\)")
 
@@ -41,7 +42,9 @@ def read_toml(text: str, *, name: str = "config.toml") -> tuple[dict[str, Any], 
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise BlixardError("INVALID", f"{name} cannot be read", problems=(_syntax(error, text),)) from error
+        raise BlixardError(
+            "INVALID", f"{name} cannot be read", problems=(_syntax(error, text),)
+        ) from error
     except RecursionError as error:
         problem = Problem("", "nested too deeply", (), 1, 1)
         raise BlixardError("INVALID", f"{name} cannot be read", problems=(problem,)) from error

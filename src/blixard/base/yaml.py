@@ -24,8 +24,17 @@ MAX_PROBLEMS = 100
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 _WORDS: dict[str, Any] = {
-    "": None, "~": None, "null": None, "Null": None, "NULL": None,
-    "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
+    "": None,
+    "~": None,
+    "null": None,
+    "Null": None,
+    "NULL": None,
+    "true": True,
+    "True": True,
+    "TRUE": True,
+    "false": False,
+    "False": False,
+    "FALSE": False,
 }
 _INT64 = 1 << 63
 _Loader: Any = getattr(pyyaml, "CSafeLoader", pyyaml.SafeLoader)
@@ -183,7 +192,11 @@ class _Builder:
             if isinstance(key, events.MappingEndEvent):
                 break
             self._check(key, pointer, depth + 1)
-            name = key.value if isinstance(key, events.ScalarEvent) else self._bad_key(key, stream, pointer, depth)
+            name = (
+                key.value
+                if isinstance(key, events.ScalarEvent)
+                else self._bad_key(key, stream, pointer, depth)
+            )
             child = f"{pointer}/{escape(name)}"
             if name in lines:
                 self._problem(key, child, f"duplicate key {name!r} (first on line {lines[name]})")
@@ -239,10 +252,10 @@ def plain_value(text: str) -> Any:
 class _Dumper(pyyaml.SafeDumper):
     """Quotes what any reader, ours or a YAML 1.1 one, could take for another type."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the base class names it
         return True
 
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002 - see above
         return super().increase_indent(flow, False)
 
 
@@ -261,7 +274,11 @@ def write_documents(values: list[Any]) -> str:
     """Return *values* as a YAML stream that :func:`read_documents` reads back unchanged."""
     texts = [
         pyyaml.dump(
-            value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100,
+            value,
+            Dumper=_Dumper,
+            sort_keys=False,
+            allow_unicode=True,
+            width=100,
             default_flow_style=False,
         )
         for value in values

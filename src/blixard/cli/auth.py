@@ -26,13 +26,22 @@ KEY = kind_named("apikey")
 @click.option("--name", required=True, help="Name of the key.")
 @click.option("--role", required=True, help="Role that the key has.")
 @click.option("--expires", metavar="TIME", help="How long the key is valid (30d).")
-@click.option("--output-file", metavar="FILE", help="Write the secret there (mode 0600), not to the screen.")
-def create_key(session: Session, name: str, role: str, expires: str | None, output_file: str | None) -> None:
+@click.option(
+    "--output-file", metavar="FILE", help="Write the secret there (mode 0600), not to the screen."
+)
+def create_key(
+    session: Session, name: str, role: str, expires: str | None, output_file: str | None
+) -> None:
     """Make an API key; its secret is shown once."""
     spec: Object = {"role": role}
     if expires:
         spec["expiresAtMs"] = session.out.now_ms + int(parse_duration_s(expires) * 1000)
-    body = {"apiVersion": "blixard.dev/v1", "kind": "ApiKey", "metadata": {"name": name}, "spec": spec}
+    body = {
+        "apiVersion": "blixard.dev/v1",
+        "kind": "ApiKey",
+        "metadata": {"name": name},
+        "spec": spec,
+    }
     answer = session.write("POST", session.path(KEY), body)
     secret = str(answer.get("secret", ""))
     if output_file and secret:
@@ -40,7 +49,8 @@ def create_key(session: Session, name: str, role: str, expires: str | None, outp
         answer = {k: v for k, v in answer.items() if k != "secret"}
         session.out.show_value(answer, f"apikey/{name} created, its secret is in {output_file}")
         return
-    session.out.say(f"apikey/{name} {'would be ' if session.dry_run else ''}created; the secret is shown only now")
+    word = "would be created" if session.dry_run else "created; the secret is shown only now"
+    session.out.say(f"apikey/{name} {word}")
     session.out.show_value(answer, secret)
 
 
@@ -53,7 +63,9 @@ def write_secret(path: str, secret: str) -> None:
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     except FileExistsError as error:
-        raise BlixardError("ALREADY_EXISTS", f"{path} is there already", hint="choose another file") from error
+        raise BlixardError(
+            "ALREADY_EXISTS", f"{path} is there already", hint="choose another file"
+        ) from error
     except OSError as error:
         raise BlixardError("USAGE", f"{path} cannot be written: {error.strerror}") from error
     with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -72,4 +84,6 @@ def revoke_key(session: Session, name: str) -> None:
     """Revoke an API key."""
     session.confirm(f"Revoke the key {name}?")
     session.delete(KEY, name)
-    session.out.show_value({"revoked": name}, f"apikey/{name} {'would be ' if session.dry_run else ''}revoked")
+    session.out.show_value(
+        {"revoked": name}, f"apikey/{name} {'would be ' if session.dry_run else ''}revoked"
+    )

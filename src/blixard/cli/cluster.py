@@ -21,7 +21,11 @@ FINISHED = ("Succeeded", "Done", "Failed", "Cancelled")
 
 
 @command(
-    examples=("blixard cluster status", "blixard cluster status --verbose", "blixard cluster status -o json")
+    examples=(
+        "blixard cluster status",
+        "blixard cluster status --verbose",
+        "blixard cluster status -o json",
+    )
 )
 def status(session: Session) -> None:
     """Show leader, voters, nodes and their health."""
@@ -37,7 +41,11 @@ def _report(session: Session, cluster: Object, nodes: list[Object]) -> str:
         columns = [c for c in NODE.columns if not c.wide or session.flags.on("verbose")]
         lines += ["", session.out.table(columns, nodes).rstrip()]
     if session.flags.on("verbose"):
-        lines += ["", "details:", *outline({k: v for k, v in cluster.items() if k not in ("apiVersion", "kind")}, 1)]
+        lines += [
+            "",
+            "details:",
+            *outline({k: v for k, v in cluster.items() if k not in ("apiVersion", "kind")}, 1),
+        ]
     return "\n".join(lines)
 
 
@@ -60,11 +68,24 @@ def _sentence(cluster: Object, ready: int, total: int) -> str:
 @click.option("--node-id", metavar="NAME", help="Only a node of this name may use the token.")
 @click.option("--address", "node_address", metavar="HOST", help="Address that the node will have.")
 @click.option("--roles", metavar="A,B", help="Roles of the node.")
-@click.option("--expires", metavar="TIME", default="24h", show_default=True, help="How long the token is valid.")
-@click.option("--output-file", metavar="FILE", help="Write the token there (mode 0600), not to the screen.")
+@click.option(
+    "--expires",
+    metavar="TIME",
+    default="24h",
+    show_default=True,
+    help="How long the token is valid.",
+)
+@click.option(
+    "--output-file", metavar="FILE", help="Write the token there (mode 0600), not to the screen."
+)
 def add_node(
-    session: Session, node_id: str | None, node_address: str | None, roles: str | None,
-    expires: str, output_file: str | None,
+    session: Session,
+    *,
+    node_id: str | None,
+    node_address: str | None,
+    roles: str | None,
+    expires: str,
+    output_file: str | None,
 ) -> None:
     """Make a one-time token with which a node joins."""
     body: Object = {"ttlS": parse_duration_s(expires)}
@@ -88,12 +109,20 @@ def add_node(
 
 
 @command(
-    examples=("blixard cluster remove-node node4", "blixard cluster remove-node node4 --migrate-vms --yes")
+    examples=(
+        "blixard cluster remove-node node4",
+        "blixard cluster remove-node node4 --migrate-vms --yes",
+    )
 )
 @click.argument("name")
 @click.option("--migrate-vms", is_flag=True, help="Move its VMs away first (always done).")
 @click.option("--drain-osds", is_flag=True, hidden=True)
-def remove_node(session: Session, name: str, migrate_vms: bool, drain_osds: bool) -> None:
+def remove_node(
+    session: Session,
+    name: str,
+    migrate_vms: bool,  # noqa: ARG001 - what the flag asks for is always done
+    drain_osds: bool,
+) -> None:
     """Move the work away from a node, then remove it."""
     _refuse_osds(drain_osds, "--drain-osds")
     session.confirm(f"Move all work away from {name} and remove it?")
@@ -117,8 +146,15 @@ def _refuse_osds(given: bool, flag: str) -> None:
 
 def _remove(session: Session, name: str, *, force: bool) -> None:
     answer = session.write("POST", session.path(NODE, name, "remove"), {"force": force})
-    session.out.show_value(answer, f"node/{name} {'would be ' if session.dry_run else 'is being '}removed")
-    if answer and answer.get("kind") == "Operation" and not session.dry_run and not session.flags.on("detach"):
+    session.out.show_value(
+        answer, f"node/{name} {'would be ' if session.dry_run else 'is being '}removed"
+    )
+    if (
+        answer
+        and answer.get("kind") == "Operation"
+        and not session.dry_run
+        and not session.flags.on("detach")
+    ):
         follow_operation(session, answer)
 
 

@@ -33,8 +33,9 @@ complete -o default -F _blixard blixard
 """,
     "zsh": """#compdef blixard
 _blixard() {
-  local -a found
-  found=(${(f)"$(blixard __complete "${words[@]:1:$((CURRENT-1))}" 2>/dev/null | sed 's/:/\\\\:/g; s/\\t/:/')"})
+  local -a found before
+  before=("${words[@]:1:$((CURRENT-1))}")
+  found=(${(f)"$(blixard __complete "${before[@]}" 2>/dev/null | sed 's/:/\\\\:/g; s/\\t/:/')"})
   _describe 'blixard' found || _files
 }
 compdef _blixard blixard
@@ -49,7 +50,11 @@ complete -c blixard -f -a '(__blixard_complete)'
 
 # Which names a verb's arguments are; top-level verbs take a kind first.
 _KIND_OF = {
-    "vm": "vm", "image": "image", "operation": "operation", "cluster": "node", "auth": "apikey",
+    "vm": "vm",
+    "image": "image",
+    "operation": "operation",
+    "cluster": "node",
+    "auth": "apikey",
 }
 _BY_KIND = ("get", "describe", "delete", "wait")
 _NAMELESS = ("create", "build", "list", "create-key", "list-keys", "add-node", "join")
@@ -137,7 +142,9 @@ def _flags(root: LazyGroup, now: click.Command) -> list[Candidate]:
     ]
 
 
-def _arguments(session: Session, path: list[str], rest: list[str], last: str) -> Iterable[Candidate]:
+def _arguments(
+    session: Session, path: list[str], rest: list[str], last: str
+) -> Iterable[Candidate]:
     noun, verb = path[0], path[-1]
     if noun in _BY_KIND:
         return _kind_or_name(session, rest, last)
@@ -160,7 +167,9 @@ def _arguments(session: Session, path: list[str], rest: list[str], last: str) ->
 def _kind_or_name(session: Session, rest: list[str], last: str) -> list[Candidate]:
     try:
         if rest:
-            return [(name, "") for name in live_names(session, kind_named(rest[0].partition("/")[0]))]
+            return [
+                (name, "") for name in live_names(session, kind_named(rest[0].partition("/")[0]))
+            ]
         if "/" in last:
             kind = last.partition("/")[0]
             return [(f"{kind}/{name}", "") for name in live_names(session, kind_named(kind))]
@@ -170,7 +179,7 @@ def _kind_or_name(session: Session, rest: list[str], last: str) -> list[Candidat
 
 
 def live_names(session: Session, kind: Kind) -> list[str]:
-    """Return the names of a kind as the cluster has them now; nothing if it does not answer in time."""
+    """Return the names of a kind as the cluster has them; nothing if it does not answer in time."""
     path = _cache_path(session, kind)
     kept = _kept(path)
     if kept is not None:
@@ -191,7 +200,9 @@ def _cache_path(session: Session, kind: Kind) -> str:
     target = "|".join(session.flags.text(n) for n in ("address", "context", "namespace"))
     import zlib
 
-    return os.path.join(base, "blixard", f"names-{zlib.crc32(target.encode()):08x}-{kind.plural}.json")
+    return os.path.join(
+        base, "blixard", f"names-{zlib.crc32(target.encode()):08x}-{kind.plural}.json"
+    )
 
 
 def _kept(path: str) -> list[str] | None:

@@ -45,7 +45,8 @@ def parse_goal(text: str) -> Goal:
     path, found, value = text.partition("=")
     if not found or not path:
         raise BlixardError(
-            "USAGE", f"{text!r} is nothing to wait for",
+            "USAGE",
+            f"{text!r} is nothing to wait for",
             hint=f"--for {', '.join(WORDS)}, phase=Running or PATH=VALUE",
         )
     if path in ("phase", "state"):
@@ -81,7 +82,11 @@ def _ready(kind: Kind, resource: Object) -> State:
     phase = str(status.get("phase", "Pending"))
     message = status.get("reason") or status.get("message") or ""
     reached = bool(status.get("ready")) or phase in ("Ready", "Succeeded", "Done")
-    return State(reached, f"{phase}{': ' if message else ''}{message}", phase == "Failed" and kind.name == "Image")
+    return State(
+        reached,
+        f"{phase}{': ' if message else ''}{message}",
+        phase == "Failed" and kind.name == "Image",
+    )
 
 
 def _vm_ready(resource: Object, status: Object) -> State:

@@ -1,4 +1,4 @@
-"""``config explain``: every setting of the node and of the command line, and where it comes from."""
+"""``config explain``: every setting and where it comes from."""
 
 from __future__ import annotations
 
@@ -34,13 +34,19 @@ def explain(session: Session, key: str | None) -> None:
         wanted = [r for r in rows if r["key"] == key or r["key"].startswith(f"{key}.")]
         if not wanted:
             names = [str(r["key"]) for r in rows]
-            raise BlixardError("NOT_FOUND", f"there is no key {key!r}{suggestion(key, names)}", hint="blixard config explain")
+            raise BlixardError(
+                "NOT_FOUND",
+                f"there is no key {key!r}{suggestion(key, names)}",
+                hint="blixard config explain",
+            )
         rows = wanted
     else:
         rows += [_flag_row(session, name) for name in FLAGS_SHOWN]
     for warning in loaded.warnings:
         session.out.say(f"warning: {warning}")
-    session.out.show_value({"items": rows, "warnings": list(loaded.warnings)}, _table(session, rows))
+    session.out.show_value(
+        {"items": rows, "warnings": list(loaded.warnings)}, _table(session, rows)
+    )
 
 
 def _row(loaded: Loaded, path: str) -> Object:
@@ -74,8 +80,12 @@ def _flag_row(session: Session, name: str) -> Object:
 
 
 def _table(session: Session, rows: list[Object]) -> str:
-    cells = [[str(r["key"]), paths.text(r["value"]), str(r["source"]), str(r["meaning"])] for r in rows]
+    cells = [
+        [str(r["key"]), paths.text(r["value"]), str(r["source"]), str(r["meaning"])] for r in rows
+    ]
     return tables.render(
-        ("KEY", "VALUE", "SOURCE", "MEANING"), cells, cells=session.out.cells(),
+        ("KEY", "VALUE", "SOURCE", "MEANING"),
+        cells,
+        cells=session.out.cells(),
         heading=not session.flags.on("no_headers"),
     )

@@ -28,11 +28,18 @@ def list_contexts(session: Session) -> None:
         session.out.show_value({}, "\n".join(str(i["name"]) for i in items))
         return
     rows = [
-        ["*" if i["current"] else "", str(i["name"]), str(i.get("address", "")), str(i.get("namespace", ""))]
+        [
+            "*" if i["current"] else "",
+            str(i["name"]),
+            str(i.get("address", "")),
+            str(i.get("namespace", "")),
+        ]
         for i in items
     ]
     text = tables.render(
-        ("CURRENT", "NAME", "ADDRESS", "NAMESPACE"), rows, cells=session.out.cells(),
+        ("CURRENT", "NAME", "ADDRESS", "NAMESPACE"),
+        rows,
+        cells=session.out.cells(),
         heading=not session.flags.on("no_headers"),
     )
     session.out.show_value({"file": contexts.path, "items": items}, text)
@@ -47,7 +54,8 @@ def use(session: Session, name: str) -> None:
     contexts = contexts_file.read_contexts(session.flags.environ)
     if name not in contexts.entries:
         raise BlixardError(
-            "NOT_FOUND", f"there is no context {name!r}{suggestion(name, list(contexts.entries))}",
+            "NOT_FOUND",
+            f"there is no context {name!r}{suggestion(name, list(contexts.entries))}",
             hint="blixard context list",
         )
     if not session.dry_run:
@@ -65,16 +73,28 @@ def use(session: Session, name: str) -> None:
 @click.option("--ca-file", help="Certificate authority of the cluster (PEM).")
 @click.option("--cert-file", help="Client certificate (PEM).")
 @click.option("--cert-key-file", help="Key of the client certificate (PEM).")
-def add(session: Session, name: str, ca_file: str | None, cert_file: str | None, cert_key_file: str | None) -> None:
+def add(
+    session: Session,
+    name: str,
+    ca_file: str | None,
+    cert_file: str | None,
+    cert_key_file: str | None,
+) -> None:
     """Add a cluster to the context file (address by --address, API key by --key-file)."""
     contexts = contexts_file.read_contexts(session.flags.environ)
     if not _NAME.fullmatch(name):
-        raise BlixardError("USAGE", f"{name!r} is no name for a context", hint="letters, digits, - _ and .")
+        raise BlixardError(
+            "USAGE", f"{name!r} is no name for a context", hint="letters, digits, - _ and ."
+        )
     if name in contexts.entries:
-        raise BlixardError("ALREADY_EXISTS", f"context {name!r} is there already", hint=f"edit {contexts.path}")
+        raise BlixardError(
+            "ALREADY_EXISTS", f"context {name!r} is there already", hint=f"edit {contexts.path}"
+        )
     entry = {
-        "address": session.flags.text("address"), "ca_file": _absolute(ca_file),
-        "cert_file": _absolute(cert_file), "cert_key_file": _absolute(cert_key_file),
+        "address": session.flags.text("address"),
+        "ca_file": _absolute(ca_file),
+        "cert_file": _absolute(cert_file),
+        "cert_key_file": _absolute(cert_key_file),
         "key_file": _absolute(session.flags.text("key_file")),
         "namespace": session.flags.text("namespace"),
     }

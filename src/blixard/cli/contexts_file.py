@@ -56,7 +56,9 @@ def read_contexts(environ: Mapping[str, str]) -> Contexts:
         with open(path, "rb") as file:
             content = tomllib.load(file)
     except (OSError, tomllib.TOMLDecodeError) as error:
-        raise BlixardError("INVALID", f"{path}: {error}", hint="correct the context file") from error
+        raise BlixardError(
+            "INVALID", f"{path}: {error}", hint="correct the context file"
+        ) from error
     return Contexts(path, str(content.get("current", "")), _entries(path, content))
 
 
@@ -65,9 +67,10 @@ def _entries(path: str, content: dict[str, Any]) -> dict[str, dict[str, str]]:
     for name, entry in content.get("contexts", {}).items():
         unknown = sorted(set(entry) - set(KEYS)) if isinstance(entry, dict) else ["contexts"]
         if unknown or not entry.get("address"):
+            fault = f"the unknown key {unknown[0]!r}" if unknown else "no address"
             raise BlixardError(
                 "INVALID",
-                f"{path}: context {name!r} has {'unknown ' + unknown[0] if unknown else 'no address'}",
+                f"{path}: context {name!r} has {fault}",
                 hint=f"a context has the keys {', '.join(KEYS)}",
             )
         entries[name] = {key: str(value) for key, value in entry.items()}
@@ -102,7 +105,9 @@ def _of_context(contexts: Contexts, name: str, flags: Flags) -> Target:
     entry = contexts.entries.get(name)
     if entry is None:
         raise BlixardError(
-            "NOT_FOUND", f"there is no context {name!r} in {contexts.path}", hint="blixard context list"
+            "NOT_FOUND",
+            f"there is no context {name!r} in {contexts.path}",
+            hint="blixard context list",
         )
     key_file = flags.text("key_file") or entry.get("key_file", "")
     return Target(**{**entry, "origin": f"context {name}", "key_file": key_file})
@@ -124,7 +129,7 @@ def _of_machine(flags: Flags) -> Target:
 
 
 def _configured_socket(path: str) -> str:
-    """Return the socket of the node that *path* configures, without judging the rest of the file."""
+    """Return the socket of the node that *path* configures; empty without a file."""
     if not os.path.exists(path):
         return ""
     from blixard.cli.node_config import load

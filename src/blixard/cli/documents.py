@@ -1,4 +1,4 @@
-"""Files for ``apply``, ``diff`` and ``delete``: read, checked for identity, faults shown with their line."""
+"""Files for ``apply``, ``diff`` and ``delete``, and their faults with the line they are in."""
 
 from __future__ import annotations
 
@@ -96,7 +96,9 @@ def read_manifests(sources: list[Source], namespace: str) -> list[Manifest]:
     findings: list[Finding] = []
     for source in sources:
         try:
-            documents = read_documents(source.text.encode("utf-8", "surrogateescape"), name=source.name)
+            documents = read_documents(
+                source.text.encode("utf-8", "surrogateescape"), name=source.name
+            )
         except BlixardError as error:
             if error.code != "INVALID":
                 raise
@@ -112,24 +114,33 @@ def read_manifests(sources: list[Source], namespace: str) -> list[Manifest]:
     if findings:
         raise invalid(findings)
     if not manifests:
-        raise BlixardError("BAD_REQUEST", "no document in the input", hint="each has apiVersion, kind, metadata.name, spec")
+        raise BlixardError(
+            "BAD_REQUEST",
+            "no document in the input",
+            hint="each has apiVersion, kind, metadata.name, spec",
+        )
     return manifests
 
 
 def _identify(source: Source, document: Document, namespace: str) -> Manifest | list[Problem]:
     value = document.value
     if not isinstance(value, dict):
-        return [Problem("", "a document must be a mapping with apiVersion, kind, metadata and spec")]
+        return [
+            Problem("", "a document must be a mapping with apiVersion, kind, metadata and spec")
+        ]
     problems = []
     if value.get("apiVersion") != API_VERSION:
         problems.append(_wrong("apiVersion", value, (API_VERSION,)))
     metadata = value.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        problems.append(Problem(
-            "/metadata/name", "missing" if name is None else f"{name!r} is no name",
-            ("lower-case letters, digits and - between them",),
-        ))
+        problems.append(
+            Problem(
+                "/metadata/name",
+                "missing" if name is None else f"{name!r} is no name",
+                ("lower-case letters, digits and - between them",),
+            )
+        )
     try:
         kind = kind_named(str(value.get("kind", "")))
     except BlixardError as error:
@@ -151,10 +162,16 @@ def _duplicates(manifests: list[Manifest]) -> list[Finding]:
     seen: dict[tuple[str, str, str], Manifest] = {}
     findings = []
     for manifest in manifests:
-        key = (manifest.kind.name, manifest.namespace if manifest.kind.namespaced else "", manifest.name)
+        key = (
+            manifest.kind.name,
+            manifest.namespace if manifest.kind.namespaced else "",
+            manifest.name,
+        )
         if key in seen:
             first = seen[key].document.locate(Problem("/metadata/name", ""))
-            problem = Problem("/metadata/name", f"{manifest.label} is declared twice (first in {seen[key].source.name}:{first.line})")
+            place = f"{seen[key].source.name}:{first.line}"
+            message = f"{manifest.label} is declared twice (first in {place})"
+            problem = Problem("/metadata/name", message)
             findings.append(Finding(manifest.source, manifest.document.locate(problem)))
         seen.setdefault(key, manifest)
     return findings
@@ -171,8 +188,11 @@ def invalid(findings: list[Finding]) -> BlixardError:
             "causes": [line for finding in findings for line in describe(finding)],
             "findings": [
                 {
-                    "file": f.source.name, "line": f.problem.line, "column": f.problem.column,
-                    "pointer": f.problem.pointer, "message": f.problem.message,
+                    "file": f.source.name,
+                    "line": f.problem.line,
+                    "column": f.problem.column,
+                    "pointer": f.problem.pointer,
+                    "message": f.problem.message,
                     "accepted": list(f.problem.accepted),
                 }
                 for f in findings

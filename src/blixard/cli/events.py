@@ -14,7 +14,13 @@ from blixard.cli.tree import command
 EVENT = kind_named("event")
 
 
-@command(examples=("blixard events", "blixard events --for vm/web --since 10m", "blixard events --follow"))
+@command(
+    examples=(
+        "blixard events",
+        "blixard events --for vm/web --since 10m",
+        "blixard events --follow",
+    )
+)
 @click.option("--for", "about", metavar="KIND/NAME", help="Only events about this object.")
 @click.option("--since", metavar="TIME", help="Only events of the last 10m, 1h, ...")
 @click.option("--follow", "-f", is_flag=True, help="Go on printing new events.")
@@ -26,7 +32,10 @@ def events(session: Session, about: str | None, since: str | None, follow: bool)
     if about:
         kind, name = split_reference(about)
         found = events_about(found, kind_named(kind), name)
-        session.flags.given["filter"] = (*session.flags.filters, f"object={kind_named(kind).lower}/{name or '*'}")
+        session.flags.given["filter"] = (
+            *session.flags.filters,
+            f"object={kind_named(kind).lower}/{name or '*'}",
+        )
     if since:
         oldest = session.out.now_ms - int(parse_duration_s(since) * 1000)
         found = [e for e in found if time_of(e) >= oldest]
@@ -49,11 +58,18 @@ def events_about(events: list[Object], kind: Kind, name: str) -> list[Object]:
 
 
 def _is_about(event: Object, kind: Kind, name: str) -> bool:
-    about = next((a for s in ("object", "about", "regarding") if (a := paths.get(event, f"spec.{s}"))), "")
+    about = next(
+        (a for s in ("object", "about", "regarding") if (a := paths.get(event, f"spec.{s}"))), ""
+    )
     if isinstance(about, dict):
         about = f"{about.get('kind', '')}/{about.get('name', '')}"
     event_kind, event_name = split_reference(str(about))
     if event_kind.lower() == kind.lower:
         return not name or event_name == name
     stem, _, ordinal = event_name.rpartition("-")
-    return kind.name == "VM" and event_kind.lower() == "instance" and stem == name and ordinal.isdigit()
+    return (
+        kind.name == "VM"
+        and event_kind.lower() == "instance"
+        and stem == name
+        and ordinal.isdigit()
+    )

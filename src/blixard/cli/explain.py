@@ -21,7 +21,11 @@ def error(session: Session, code: str | None) -> None:
         return
     name = code.upper().replace("-", "_")
     if name not in CODES:
-        raise BlixardError("NOT_FOUND", f"there is no code {name}{suggestion(name, CODES)}", hint="blixard explain error")
+        raise BlixardError(
+            "NOT_FOUND",
+            f"there is no code {name}{suggestion(name, CODES)}",
+            hint="blixard explain error",
+        )
     info = CODES[name]
     session.out.show_value(
         _value(name),
@@ -33,6 +37,9 @@ def error(session: Session, code: str | None) -> None:
 def _value(name: str) -> dict[str, object]:
     info = CODES[name]
     return {
-        "code": name, "cause": info.cause, "hint": info.hint,
-        "httpStatus": info.http_status, "exitCode": info.exit_code,
+        "code": name,
+        "cause": info.cause,
+        "hint": info.hint,
+        "httpStatus": info.http_status,
+        "exitCode": info.exit_code,
     }

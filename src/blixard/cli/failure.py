@@ -91,7 +91,11 @@ def describe_problem(problem: Problem) -> str:
 
 def _origin(error: BlixardError) -> str:
     details = error.details
-    parts = [f"{name}: {details[key]}" for key, name in (("requestId", "request"), ("node", "node")) if details.get(key)]
+    parts = [
+        f"{name}: {details[key]}"
+        for key, name in (("requestId", "request"), ("node", "node"))
+        if details.get(key)
+    ]
     return " · ".join([*parts, f"docs: blixard explain error {error.code}"])
 
 
@@ -106,7 +110,9 @@ def _unexpected(error: BaseException, flags: Flags) -> BlixardError:
     else:
         where = _write_log(text, flags)
     summary = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return BlixardError("INTERNAL", f"{summary}; the traceback is in {where}", hint="report it with that file")
+    return BlixardError(
+        "INTERNAL", f"{summary}; the traceback is in {where}", hint="report it with that file"
+    )
 
 
 def _write_log(text: str, flags: Flags) -> str:

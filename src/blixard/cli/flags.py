@@ -15,12 +15,27 @@ FORMATS = ("table", "wide", "json", "yaml", "name")
 # name, spellings, help, kind of value ("flag", "text", "repeat", "format")
 _ROWS: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     ("format", ("--format", "-o"), "table, wide, json, yaml, name or path=EXPR.", "format"),
-    ("columns", ("--columns",), "Show these columns: NAME,PHASE or NAME,NODE=spec.nodeName.", "text"),
-    ("filter", ("--filter",), "Keep rows where COLUMN=VALUE or COLUMN!=VALUE (* matches any).", "repeat"),
+    (
+        "columns",
+        ("--columns",),
+        "Show these columns: NAME,PHASE or NAME,NODE=spec.nodeName.",
+        "text",
+    ),
+    (
+        "filter",
+        ("--filter",),
+        "Keep rows where COLUMN=VALUE or COLUMN!=VALUE (* matches any).",
+        "repeat",
+    ),
     ("selector", ("--selector", "-l"), "Keep objects with these labels: k=v,k2!=v2,k3.", "text"),
     ("no_headers", ("--no-headers",), "Leave out the heading of tables.", "flag"),
     ("quiet", ("--quiet", "-q"), "Print names alone.", "flag"),
-    ("verbose", ("--verbose", "-v"), "Say more; show the traceback of an unexpected error.", "flag"),
+    (
+        "verbose",
+        ("--verbose", "-v"),
+        "Say more; show the traceback of an unexpected error.",
+        "flag",
+    ),
     ("watch", ("--watch", "-w"), "Go on printing changes.", "flag"),
     ("no_color", ("--no-color",), "No colour (also: NO_COLOR).", "flag"),
     ("no_input", ("--no-input",), "Never ask; fail where an answer is needed.", "flag"),
@@ -39,7 +54,7 @@ NAMES = tuple(row[0] for row in _ROWS)
 _FLAGS = frozenset(row[0] for row in _ROWS if row[3] == "flag")
 
 
-class FormatType(click.ParamType):
+class FormatType(click.ParamType[str]):
     """One of the formats, or ``path=EXPR``."""
 
     name = "FORMAT"
@@ -48,7 +63,9 @@ class FormatType(click.ParamType):
         """Return *value* if it is a format."""
         if value in FORMATS or str(value).startswith("path="):
             return str(value)
-        return self.fail(f"{value!r} is no format; choose {', '.join(FORMATS)} or path=EXPR", param, ctx)
+        return self.fail(
+            f"{value!r} is no format; choose {', '.join(FORMATS)} or path=EXPR", param, ctx
+        )
 
 
 def _store(ctx: click.Context, param: click.Parameter, value: Any) -> None:
@@ -61,9 +78,7 @@ def _option(name: str, spellings: tuple[str, ...], text: str, kind: str) -> clic
     more: dict[str, Any] = {"flag": {"is_flag": True}, "repeat": {"multiple": True}}.get(kind, {})
     if kind == "format":
         more = {"type": FormatType()}
-    return click.Option(
-        [*spellings, name], help=text, expose_value=False, callback=_store, **more
-    )
+    return click.Option([*spellings, name], help=text, expose_value=False, callback=_store, **more)
 
 
 _made: list[click.Option] = []
@@ -123,7 +138,9 @@ class Flags:
         text = self.text("format") or "table"
         if text in FORMATS or text.startswith("path="):
             return text
-        raise click.UsageError(f"BLIXARD_FORMAT: {text!r} is no format; choose {', '.join(FORMATS)}")
+        raise click.UsageError(
+            f"BLIXARD_FORMAT: {text!r} is no format; choose {', '.join(FORMATS)}"
+        )
 
 
 def _truthy(text: str) -> bool:

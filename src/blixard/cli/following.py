@@ -30,7 +30,13 @@ def states(session: Session, kind: Kind, name: str, deadline: float) -> Iterator
                 yield None if change["type"] == "deleted" else change["object"]
         except BlixardError as error:
             # A cluster that cannot be read at all is no reason to wait: the caller must know.
-            if not begun or error.code not in ("REVISION_COMPACTED", "UNREACHABLE", "TIMEOUT", "NOT_LEADER", "NO_QUORUM"):
+            if not begun or error.code not in (
+                "REVISION_COMPACTED",
+                "UNREACHABLE",
+                "TIMEOUT",
+                "NOT_LEADER",
+                "NO_QUORUM",
+            ):
                 raise
         time.sleep(min(RETRY_S, max(0.0, deadline - time.monotonic())))
 
@@ -55,10 +61,13 @@ def wait_for(session: Session, kind: Kind, name: str, goal: Goal, *, timeout_s: 
         if state.reached:
             return state
         if state.failed:
-            raise BlixardError("INTERNAL" if kind.name != "Image" else "IMAGE_BUILD_FAILED", f"{kind.lower}/{name}: {state.sentence}")
+            raise BlixardError(
+                "INTERNAL" if kind.name != "Image" else "IMAGE_BUILD_FAILED",
+                f"{kind.lower}/{name}: {state.sentence}",
+            )
     raise BlixardError(
         "TIMEOUT",
-        f"{kind.lower}/{name} is not {goal} after {timeout_s:g} s: {last or 'nothing is known of it'}",
+        f"{kind.lower}/{name} is not {goal} after {timeout_s:g} s: {last or 'nothing known'}",
         hint=f"blixard describe {kind.lower} {name}",
     )
 

@@ -24,13 +24,20 @@ IMAGE = kind_named("image")
 )
 @click.argument("name")
 @click.option("--packages", metavar="A,B", help="Debian packages.")
-@click.option("--service", "services", multiple=True, metavar="NAME=COMMAND", help="Run this in the guest.")
+@click.option(
+    "--service", "services", multiple=True, metavar="NAME=COMMAND", help="Run this in the guest."
+)
 def build(session: Session, name: str, packages: str | None, services: tuple[str, ...]) -> None:
     """Declare an image and wait until it is built."""
     spec = recipe_of(packages, services)
     if not spec:
         raise BlixardError("USAGE", "an image needs packages or services", hint="--packages nginx")
-    body = {"apiVersion": "blixard.dev/v1", "kind": "Image", "metadata": {"name": name}, "spec": spec}
+    body = {
+        "apiVersion": "blixard.dev/v1",
+        "kind": "Image",
+        "metadata": {"name": name},
+        "spec": spec,
+    }
     made = session.write("PUT", session.path(IMAGE, name), body)
     session.out.show_value(made, f"image/{name} {'would be ' if session.dry_run else ''}declared")
     follow(session, IMAGE, name, Goal("ready"))

@@ -79,7 +79,7 @@ def until(path: str) -> Cell:
 def size(path: str) -> Cell:
     """Return a cell that prints the bytes at *path*."""
 
-    def cell(resource: dict[str, Any], now_ms: int) -> str:
+    def cell(resource: dict[str, Any], _now_ms: int) -> str:
         count = paths.get(resource, path)
         return format_bytes(count) if isinstance(count, int) else ""
 
@@ -89,7 +89,7 @@ def size(path: str) -> Cell:
 def mib(path: str) -> Cell:
     """Return a cell that prints the MiB at *path*; text stays as it is."""
 
-    def cell(resource: dict[str, Any], now_ms: int) -> str:
+    def cell(resource: dict[str, Any], _now_ms: int) -> str:
         count = paths.get(resource, path)
         return format_bytes(count << 20) if isinstance(count, int) else paths.text(count)
 
@@ -99,7 +99,7 @@ def mib(path: str) -> Cell:
 def joined(*sources: str) -> Cell:
     """Return a cell with the list at the first path that has something, comma-separated."""
 
-    def cell(resource: dict[str, Any], now_ms: int) -> str:
+    def cell(resource: dict[str, Any], _now_ms: int) -> str:
         for source in sources:
             found = [paths.text(v) for v in paths.find(resource, paths.parse(source))]
             if any(found):
@@ -112,13 +112,13 @@ def joined(*sources: str) -> Cell:
 def first(*sources: str) -> Cell:
     """Return a cell with the first path that has something."""
 
-    def cell(resource: dict[str, Any], now_ms: int) -> str:
+    def cell(resource: dict[str, Any], _now_ms: int) -> str:
         return next((t for s in sources if (t := paths.text(paths.get(resource, s)))), "")
 
     return cell
 
 
-def ready_replicas(resource: dict[str, Any], now_ms: int) -> str:
+def ready_replicas(resource: dict[str, Any], _now_ms: int) -> str:
     """Return ``ready/wanted``."""
     wanted = paths.get(resource, "spec.replicas")
     ready = paths.get(resource, "status.readyReplicas") or 0
@@ -126,14 +126,21 @@ def ready_replicas(resource: dict[str, Any], now_ms: int) -> str:
 
 
 def _yes_no(path: str) -> Cell:
-    def cell(resource: dict[str, Any], now_ms: int) -> str:
+    def cell(resource: dict[str, Any], _now_ms: int) -> str:
         return "yes" if paths.get(resource, path) else "no"
 
     return cell
 
 
-def _about(resource: dict[str, Any], now_ms: int) -> str:
-    about = next((a for s in ("spec.object", "spec.about", "spec.regarding") if (a := paths.get(resource, s))), "")
+def _about(resource: dict[str, Any], _now_ms: int) -> str:
+    about = next(
+        (
+            a
+            for s in ("spec.object", "spec.about", "spec.regarding")
+            if (a := paths.get(resource, s))
+        ),
+        "",
+    )
     if isinstance(about, dict):
         return f"{str(about.get('kind', '')).lower()}/{about.get('name', '')}"
     return paths.text(about)
@@ -159,94 +166,150 @@ INSTANCE_COLUMNS = (
 )
 
 KINDS: tuple[Kind, ...] = (
-    Kind("VM", "vms", ("vm",), True, (
-        NAME,
-        Column("PHASE", "status.phase"),
-        Column("READY", ready_replicas),
-        Column("IMAGE", first("spec.image", "spec.recipe.packages")),
-        Column("MEMORY", mib("spec.memory")),
-        Column("VCPUS", "spec.vcpus"),
-        AGE,
-        Column("MESSAGE", "status.message", optional=True),
-        Column("NODES", joined("status.instances[*].nodeName", "status.instances[*].node"), wide=True),
-        Column("NETWORK", "spec.network", wide=True),
-        Column("RESTART", "spec.restartPolicy", wide=True),
-        UID,
-    )),
+    Kind(
+        "VM",
+        "vms",
+        ("vm",),
+        True,
+        (
+            NAME,
+            Column("PHASE", "status.phase"),
+            Column("READY", ready_replicas),
+            Column("IMAGE", joined("spec.image", "spec.recipe.packages[*]")),
+            Column("MEMORY", mib("spec.memory")),
+            Column("VCPUS", "spec.vcpus"),
+            AGE,
+            Column("MESSAGE", "status.message", optional=True),
+            Column(
+                "NODES",
+                joined("status.instances[*].nodeName", "status.instances[*].node"),
+                wide=True,
+            ),
+            Column("NETWORK", "spec.network", wide=True),
+            Column("RESTART", "spec.restartPolicy", wide=True),
+            UID,
+        ),
+    ),
     Kind("Instance", "instances", ("inst",), True, (*INSTANCE_COLUMNS, UID)),
-    Kind("Image", "images", ("img",), True, (
-        NAME,
-        Column("PHASE", "status.phase"),
-        Column("PACKAGES", joined("spec.packages[*]")),
-        Column("SIZE", size("status.sizeBytes")),
-        AGE,
-        Column("MESSAGE", first("status.message", "status.reason"), optional=True),
-        Column("DIGEST", "status.digest", wide=True),
-    )),
-    Kind("Node", "nodes", ("no",), False, (
-        NAME,
-        Column("STATE", "status.state"),
-        Column("ROLES", joined("spec.roles[*]")),
-        Column("ADDRESS", "spec.address"),
-        Column("VCPUS", "spec.capacity.vcpus"),
-        Column("MEMORY", mib("spec.capacity.memoryMib")),
-        AGE,
-        Column("EPOCH", "status.epoch", wide=True),
-        Column("RAFT", "spec.raftId", wide=True),
-        Column("VERSION", first("status.version", "status.versions"), wide=True),
-        UID,
-    )),
-    Kind("Network", "networks", ("net",), True, (
-        NAME,
-        Column("CIDR", first("spec.cidr", "spec.pool")),
-        Column("GATEWAY", first("status.gateway", "spec.gateway")),
-        Column("VNI", first("status.vni", "spec.vni")),
-        AGE,
-    )),
-    Kind("Operation", "operations", ("op",), True, (
-        NAME,
-        Column("ACTION", first("spec.action", "spec.verb", "spec.type")),
-        Column("OBJECT", _about),
-        Column("PHASE", "status.phase"),
-        Column("PROGRESS", "status.progress", optional=True),
-        AGE,
-        Column("MESSAGE", "status.message", optional=True),
-    )),
-    Kind("Event", "events", ("ev",), True, (
-        Column("AGE", since("metadata.updatedAtMs")),
-        Column("TYPE", first("spec.type", "spec.level")),
-        Column("REASON", "spec.reason"),
-        Column("OBJECT", _about),
-        Column("COUNT", "spec.count", optional=True),
-        Column("MESSAGE", "spec.message"),
-        Column("NODE", "spec.node", wide=True),
-    )),
+    Kind(
+        "Image",
+        "images",
+        ("img",),
+        True,
+        (
+            NAME,
+            Column("PHASE", "status.phase"),
+            Column("PACKAGES", joined("spec.packages[*]")),
+            Column("SIZE", size("status.sizeBytes")),
+            AGE,
+            Column("MESSAGE", first("status.message", "status.reason"), optional=True),
+            Column("DIGEST", "status.digest", wide=True),
+        ),
+    ),
+    Kind(
+        "Node",
+        "nodes",
+        ("no",),
+        False,
+        (
+            NAME,
+            Column("STATE", "status.state"),
+            Column("ROLES", joined("spec.roles[*]")),
+            Column("ADDRESS", "spec.address"),
+            Column("VCPUS", "spec.capacity.vcpus"),
+            Column("MEMORY", mib("spec.capacity.memoryMib")),
+            AGE,
+            Column("EPOCH", "status.epoch", wide=True),
+            Column("RAFT", "spec.raftId", wide=True),
+            Column("VERSION", first("status.version", "status.versions"), wide=True),
+            UID,
+        ),
+    ),
+    Kind(
+        "Network",
+        "networks",
+        ("net",),
+        True,
+        (
+            NAME,
+            Column("CIDR", first("spec.cidr", "spec.pool")),
+            Column("GATEWAY", first("status.gateway", "spec.gateway")),
+            Column("VNI", first("status.vni", "spec.vni")),
+            AGE,
+        ),
+    ),
+    Kind(
+        "Operation",
+        "operations",
+        ("op",),
+        True,
+        (
+            NAME,
+            Column("ACTION", first("spec.action", "spec.verb", "spec.type")),
+            Column("OBJECT", _about),
+            Column("PHASE", "status.phase"),
+            Column("PROGRESS", "status.progress", optional=True),
+            AGE,
+            Column("MESSAGE", "status.message", optional=True),
+        ),
+    ),
+    Kind(
+        "Event",
+        "events",
+        ("ev",),
+        True,
+        (
+            Column("AGE", since("metadata.updatedAtMs")),
+            Column("TYPE", first("spec.type", "spec.level")),
+            Column("REASON", "spec.reason"),
+            Column("OBJECT", _about),
+            Column("COUNT", "spec.count", optional=True),
+            Column("MESSAGE", "spec.message"),
+            Column("NODE", "spec.node", wide=True),
+        ),
+    ),
     Kind("Namespace", "namespaces", ("ns",), False, (NAME, AGE)),
-    Kind("JoinToken", "jointokens", ("token",), False, (
-        NAME,
-        Column("NODE", "spec.nodeName"),
-        Column("EXPIRES", until("spec.expiresAtMs")),
-        Column("USED-BY", "status.usedByName"),
-        AGE,
-    )),
-    Kind("ApiKey", "apikeys", ("key",), False, (
-        NAME,
-        Column("ROLE", first("spec.role", "spec.roles")),
-        Column("EXPIRES", until("spec.expiresAtMs")),
-        AGE,
-        Column("LAST-USED", since("status.lastUsedAtMs"), optional=True),
-    )),
+    Kind(
+        "JoinToken",
+        "jointokens",
+        ("token",),
+        False,
+        (
+            NAME,
+            Column("NODE", "spec.nodeName"),
+            Column("EXPIRES", until("spec.expiresAtMs")),
+            Column("USED-BY", "status.usedByName"),
+            AGE,
+        ),
+    ),
+    Kind(
+        "ApiKey",
+        "apikeys",
+        ("key",),
+        False,
+        (
+            NAME,
+            Column("ROLE", first("spec.role", "spec.roles")),
+            Column("EXPIRES", until("spec.expiresAtMs")),
+            AGE,
+            Column("LAST-USED", since("status.lastUsedAtMs"), optional=True),
+        ),
+    ),
     Kind("ClusterConfig", "clusterconfigs", ("cc",), False, (NAME, AGE)),
-    Kind("KeyValue", "keyvalues", (), False, (
-        Column("KEY", "metadata.name"), Column("VALUE", "spec.value"), Column("REVISION", "metadata.revision"),
-    )),
+    Kind(
+        "KeyValue",
+        "keyvalues",
+        (),
+        False,
+        (
+            Column("KEY", "metadata.name"),
+            Column("VALUE", "spec.value"),
+            Column("REVISION", "metadata.revision"),
+        ),
+    ),
 )
 
-_BY_NAME = {
-    spelling: kind
-    for kind in KINDS
-    for spelling in (kind.lower, kind.plural, *kind.short)
-}
+_BY_NAME = {spelling: kind for kind in KINDS for spelling in (kind.lower, kind.plural, *kind.short)}
 
 
 def kind_named(text: str) -> Kind:

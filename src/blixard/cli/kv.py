@@ -34,7 +34,9 @@ def get(session: Session, key: str) -> None:
 )
 @click.argument("key")
 @click.argument("value", metavar="VALUE|@FILE|-")
-@click.option("--if-revision", type=click.IntRange(min=0), help="Only if unchanged since (0: only if absent).")
+@click.option(
+    "--if-revision", type=click.IntRange(min=0), help="Only if unchanged since (0: only if absent)."
+)
 def put(session: Session, key: str, value: str, if_revision: int | None) -> None:
     """Set a value."""
     body = {"value": _content(value)}
@@ -51,7 +53,9 @@ def _content(value: str) -> str:
         with open(value[1:], encoding="utf-8") as file:
             return file.read()
     except (OSError, UnicodeDecodeError) as error:
-        raise BlixardError("USAGE", f"{value[1:]} cannot be read: {error}", hint="check the path") from error
+        raise BlixardError(
+            "USAGE", f"{value[1:]} cannot be read: {error}", hint="check the path"
+        ) from error
 
 
 @command(examples=("blixard kv delete app/color",))
@@ -60,7 +64,9 @@ def _content(value: str) -> str:
 def delete(session: Session, key: str, if_revision: int | None) -> None:
     """Delete a key."""
     session.write("DELETE", _path(key), expect=if_revision)
-    session.out.show_value({"deleted": key}, f"{key} {'would be ' if session.dry_run else ''}deleted")
+    session.out.show_value(
+        {"deleted": key}, f"{key} {'would be ' if session.dry_run else ''}deleted"
+    )
 
 
 @command(examples=("blixard kv list", "blixard kv list app/"))
@@ -75,7 +81,9 @@ def list_keys(session: Session, prefix: str) -> None:
         return
     rows = [[str(i["key"]), paths.text(i.get("value")), str(i.get("revision", ""))] for i in items]
     text = tables.render(
-        ("KEY", "VALUE", "REVISION"), rows, cells=session.out.cells(),
+        ("KEY", "VALUE", "REVISION"),
+        rows,
+        cells=session.out.cells(),
         heading=bool(rows) and not session.flags.on("no_headers"),
     )
     session.out.show_value(answer, text)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import click
 
-from blixard.base.errors import EXIT_DIFFERENT, BlixardError
+from blixard.base.errors import EXIT_DIFFERENT, BlixardError, Problem
 from blixard.cli.conditions import Goal
-from blixard.cli.documents import Finding, Manifest, invalid, read_manifests, read_sources
+from blixard.cli.documents import (
+    API_VERSION,
+    Finding,
+    Manifest,
+    invalid,
+    read_manifests,
+    read_sources,
+)
 from blixard.cli.following import follow
 from blixard.cli.kinds import Kind, named_objects
 from blixard.cli.output import Object
@@ -20,24 +25,7 @@ file_option = click.option(
 )
 
 
-class Change(NamedTuple):
-    """What applying one document does: the live object, and the object after it."""
-
-    manifest: Manifest
-    old: Object | None
-    new: Object
-
-    @property
-    def word(self) -> str:
-        """Created, configured or unchanged."""
-        if self.old is None:
-            return "created"
-        return "unchanged" if content(self.old) == content(self.new) else "configured"
-
-
-def content(resource: Object) -> Object:
-    """Return the part of an object that users decide: labels and spec."""
-    return {"labels": resource.get("metadata", {}).get("labels") or {}, "spec": resource.get("spec", {})}
+APPLY_PATH = "/v1/apply"
 
 
 @command(
@@ -51,53 +39,48 @@ def content(resource: Object) -> Object:
 def apply(session: Session, files: tuple[str, ...]) -> None:
     """Create or change what files declare.
 
-    Every document is checked on the server before the first is applied.
+    All documents are checked before the first is applied, and applied together or not at all.
     """
     manifests = _manifests(session, files)
-    planned = plan(session, manifests)
-    results = []
-    for change in planned:
-        if not session.dry_run and change.word != "unchanged":
-            _put(session, change.manifest, dry_run=False)
-        results.append({"object": change.manifest.label, "result": change.word})
+    answer = send(session, manifests, dry_run=session.dry_run)
     suffix = " (dry run)" if session.dry_run else ""
-    session.out.show_value(
-        {"apiVersion": "blixard.dev/v1", "kind": "ApplyResult", "dryRun": session.dry_run, "items": results},
-        "\n".join(f"{r['object']} {r['result']}{suffix}" for r in results),
-    )
+    lines = [
+        f"{manifest.label} {item['result']}{suffix}"
+        for manifest, item in zip(manifests, answer["items"], strict=True)
+    ]
+    session.out.show_value(answer, "\n".join(lines))
 
 
 @command(examples=("blixard diff -f web.yaml", "blixard diff -f manifests/ && echo nothing to do"))
 @file_option
 def diff(session: Session, files: tuple[str, ...]) -> int:
     """Show what apply would change: exit code 0 if nothing, 10 if something."""
-    changes = plan(session, _manifests(session, files))
-    different = [c for c in changes if c.word != "unchanged"]
+    manifests = _manifests(session, files)
+    answer = send(session, manifests, dry_run=True)
+    changed = [
+        (manifest, item)
+        for manifest, item in zip(manifests, answer["items"], strict=True)
+        if item["result"] != "unchanged"
+    ]
     session.out.show_value(
-        {"apiVersion": "blixard.dev/v1", "kind": "Diff", "items": [_as_value(c) for c in different]},
-        "\n".join(_as_text(session, c) for c in different),
+        {"apiVersion": API_VERSION, "kind": "Diff", "items": [item for _, item in changed]},
+        "\n".join(_as_text(session, manifest, item) for manifest, item in changed),
     )
-    return EXIT_DIFFERENT if different else 0
+    return EXIT_DIFFERENT if changed else 0
 
 
-def _as_value(change: Change) -> Object:
-    return {
-        "object": change.manifest.label,
-        "result": change.word,
-        "before": content(change.old) if change.old is not None else None,
-        "after": content(change.new),
-    }
-
-
-def _as_text(session: Session, change: Change) -> str:
+def _as_text(session: Session, manifest: Manifest, item: Object) -> str:
     import difflib
 
     from blixard.base.yaml import write_documents
 
-    before = write_documents([content(change.old)]) if change.old is not None else ""
+    before = write_documents([item["before"]]) if item.get("before") else ""
     lines = difflib.unified_diff(
-        before.splitlines(), write_documents([content(change.new)]).splitlines(),
-        f"live/{change.manifest.label}", f"{change.manifest.source.name}", lineterm="",
+        before.splitlines(),
+        write_documents([item["after"]]).splitlines(),
+        f"live/{manifest.label}",
+        manifest.source.name,
+        lineterm="",
     )
     if not session.out.is_terminal():
         return "\n".join(lines)
@@ -111,50 +94,41 @@ def _manifests(session: Session, files: tuple[str, ...]) -> list[Manifest]:
     return read_manifests(read_sources(files), session.namespace)
 
 
-def plan(session: Session, manifests: list[Manifest]) -> list[Change]:
-    """Return what applying would do, computed by the server for each document.
+def send(session: Session, manifests: list[Manifest], *, dry_run: bool) -> Object:
+    """Apply all documents as one change and return what it did to each.
 
     Raises:
         BlixardError: INVALID with the faults of all documents, each with file, line and column.
     """
-    changes, findings = [], []
-    for manifest in manifests:
-        try:
-            changes.append(Change(manifest, _live(session, manifest), _put(session, manifest, dry_run=True)))
-        except BlixardError as error:
-            if not error.problems:
-                raise _named(error, manifest) from error
-            findings += [Finding(manifest.source, manifest.document.locate(p)) for p in error.problems]
-    if findings:
-        raise invalid(findings)
-    return changes
-
-
-def _named(error: BlixardError, manifest: Manifest) -> BlixardError:
-    return BlixardError(
-        error.code, f"{manifest.label}: {error.message}", hint=error.hint, details=error.details
-    )
-
-
-def _path(session: Session, manifest: Manifest) -> str:
-    return session.path(manifest.kind, manifest.name, namespace=manifest.namespace)
-
-
-def _live(session: Session, manifest: Manifest) -> Object | None:
+    documents = [{**m.document.value, "kind": m.kind.name} for m in manifests]
+    query = {"namespace": session.namespace, **({"dryRun": "true"} if dry_run else {})}
     try:
-        found: Object = session.api.request("GET", _path(session, manifest), timeout_s=session.timeout_s())
-        return found
+        answer: Object = session.write("POST", APPLY_PATH, documents, query=query)
+        return answer
     except BlixardError as error:
-        if error.code == "NOT_FOUND":
-            return None
-        raise
+        if error.problems:
+            raise invalid([_finding(manifests, p) for p in error.problems]) from error
+        raise _named(error, manifests) from error
 
 
-def _put(session: Session, manifest: Manifest, *, dry_run: bool) -> Object:
-    query = {"dryRun": "true"} if dry_run else {}
-    body = {**manifest.document.value, "kind": manifest.kind.name}
-    answer: Object = session.write("PUT", _path(session, manifest), body, query=query)
-    return answer
+def _finding(manifests: list[Manifest], problem: Problem) -> Finding:
+    """Return a fault at ``/2/spec/x`` as the third document's at ``/spec/x``."""
+    number, _, rest = problem.pointer.removeprefix("/").partition("/")
+    index = int(number) if number.isdigit() else 0
+    manifest = manifests[min(index, len(manifests) - 1)]
+    own = Problem(f"/{rest}" if rest else "", problem.message, problem.accepted)
+    return Finding(manifest.source, manifest.document.locate(own))
+
+
+def _named(error: BlixardError, manifests: list[Manifest]) -> BlixardError:
+    """Return *error* with the object that it is about, where the server says which."""
+    number = str(error.details.get("op", "")).strip("/")
+    if not number.isdigit() or int(number) >= len(manifests):
+        return error
+    label = manifests[int(number)].label
+    return BlixardError(
+        error.code, f"{label}: {error.message}", hint=error.hint, details=error.details
+    )
 
 
 @command(
@@ -167,7 +141,9 @@ def _put(session: Session, manifest: Manifest, *, dry_run: bool) -> Object:
 @click.argument("objects", nargs=-1, metavar="[KIND[/NAME] [NAME...]]")
 @file_option
 @click.option("--ignore-not-found", is_flag=True, help="An object that is not there is no error.")
-def delete(session: Session, objects: tuple[str, ...], files: tuple[str, ...], ignore_not_found: bool) -> None:
+def delete(
+    session: Session, objects: tuple[str, ...], files: tuple[str, ...], ignore_not_found: bool
+) -> None:
     """Delete objects by name or by file, the last declared first."""
     wanted = _wanted(session, objects, files)
     session.confirm(f"Delete {', '.join(f'{kind.lower}/{name}' for kind, name, _ in wanted)}?")
@@ -194,12 +170,17 @@ def _wanted(
     session: Session, objects: tuple[str, ...], files: tuple[str, ...]
 ) -> list[tuple[Kind, str, str]]:
     if bool(objects) == bool(files):
-        raise BlixardError("USAGE", "name either objects or files", hint="blixard delete vm NAME, or -f FILE")
+        raise BlixardError(
+            "USAGE", "name either objects or files", hint="blixard delete vm NAME, or -f FILE"
+        )
     if files:
         return [(m.kind, m.name, m.namespace) for m in reversed(_manifests(session, files))]
     named = named_objects(objects)
     nameless = [kind for kind, name in named if not name]
     if nameless:
-        raise BlixardError("USAGE", f"name the {nameless[0].lower} to delete", hint=f"blixard delete {nameless[0].lower} NAME")
+        raise BlixardError(
+            "USAGE",
+            f"name the {nameless[0].lower} to delete",
+            hint=f"blixard delete {nameless[0].lower} NAME",
+        )
     return [(kind, name, session.namespace) for kind, name in named]
-

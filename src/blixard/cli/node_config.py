@@ -24,14 +24,20 @@ def load(path: str, environ: Mapping[str, str]) -> Loaded:
         with open(path, encoding="utf-8") as file:
             text = file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
-        raise BlixardError("NOT_FOUND", f"there is no configuration {path}", hint="check --config-file") from error
+        raise BlixardError(
+            "NOT_FOUND", f"there is no configuration {path}", hint="check --config-file"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise BlixardError("BAD_REQUEST", f"{path} cannot be read: {error}", hint="check the file") from error
+        raise BlixardError(
+            "BAD_REQUEST", f"{path} cannot be read: {error}", hint="check the file"
+        ) from error
     try:
         return parse_config(text, name=path, environ=environ)
     except BlixardError as error:
         causes = [f"{path}:{describe_problem(p)}" for p in error.problems]
-        raise BlixardError(error.code, error.message, hint=error.hint, details={"causes": causes}) from error
+        raise BlixardError(
+            error.code, error.message, hint=error.hint, details={"causes": causes}
+        ) from error
 
 
 def load_for(flags: Flags) -> Loaded:

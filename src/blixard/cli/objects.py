@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import click
@@ -90,12 +91,16 @@ def describe(session: Session, objects: tuple[str, ...]) -> None:
     """Show an object with what it owns and its events."""
     for number, (kind, name) in enumerate(named_objects(objects)):
         if not name:
-            raise BlixardError("USAGE", "name the object", hint=f"blixard describe {kind.lower} NAME")
+            raise BlixardError(
+                "USAGE", "name the object", hint=f"blixard describe {kind.lower} NAME"
+            )
         resource = session.get(kind, name)
         owned = _owned(session, kind, resource)
         events = _events_of(session, kind, name)
         whole = {**resource, "owned": owned, "events": events}
-        session.out.show_value(whole, ("\n" if number else "") + _report(session, resource, owned, events))
+        session.out.show_value(
+            whole, ("\n" if number else "") + _report(session, resource, owned, events)
+        )
 
 
 def _owned(session: Session, kind: Kind, resource: Object) -> list[Object]:
@@ -103,7 +108,11 @@ def _owned(session: Session, kind: Kind, resource: Object) -> list[Object]:
         return []
     uid = resource["metadata"].get("uid", "")
     instances = session.list(kind_named("instance"))[0]
-    return [i for i in instances if i["metadata"].get("owner") == uid or i["spec"].get("vm") == name_of(resource)]
+    return [
+        i
+        for i in instances
+        if i["metadata"].get("owner") == uid or i["spec"].get("vm") == name_of(resource)
+    ]
 
 
 def _events_of(session: Session, kind: Kind, name: str) -> list[Object]:
@@ -120,7 +129,9 @@ def _events_of(session: Session, kind: Kind, name: str) -> list[Object]:
 def _report(session: Session, resource: Object, owned: list[Object], events: list[Object]) -> str:
     metadata = resource["metadata"]
     lines = [f"{resource.get('kind', '')} {name_of(resource)}"]
-    lines += outline({k: v for k, v in metadata.items() if v not in ("", {}, None) and k != "name"}, 1)
+    lines += outline(
+        {k: v for k, v in metadata.items() if v not in ("", {}, None) and k != "name"}, 1
+    )
     for part in ("spec", "status"):
         if resource.get(part):
             lines += ["", f"{part}:", *outline(resource[part], 1)]
@@ -128,7 +139,10 @@ def _report(session: Session, resource: Object, owned: list[Object], events: lis
         instance = kind_named("instance")
         columns = [c for c in instance.columns if not c.wide]
         lines += ["", "instances:", session.out.table(columns, owned).rstrip()]
-        whys = [(name_of(i), i.get("status", {}).get("placement") or i["spec"].get("placement", "")) for i in owned]
+        whys = [
+            (name_of(i), i.get("status", {}).get("placement") or i["spec"].get("placement", ""))
+            for i in owned
+        ]
         lines += [f"  {name}: {why}" for name, why in whys if why]
     if events:
         event = kind_named("event")
@@ -140,11 +154,20 @@ def _report(session: Session, resource: Object, owned: list[Object], events: lis
 def outline(value: Any, depth: int) -> list[str]:
     """Return a JSON value as indented ``key: value`` lines."""
     lines = []
-    pairs = value.items() if isinstance(value, dict) else ((f"- [{i}]", v) for i, v in enumerate(value))
+    pairs = (
+        value.items() if isinstance(value, dict) else ((f"- [{i}]", v) for i, v in enumerate(value))
+    )
     for key, child in pairs:
         head = f"{'  ' * depth}{tables.clean(str(key))}:"
         if isinstance(child, dict | list) and child and len(pretty_json(child)) > 60:
             lines += [head, *outline(child, depth + 1)]
         else:
-            lines.append(f"{head} {tables.clean(paths.text(child))}".rstrip())
+            lines.append(f"{head} {tables.clean(_leaf(str(key), child))}".rstrip())
     return lines
+
+
+def _leaf(key: str, value: Any) -> str:
+    """Return a value as text; times as people write them."""
+    if key.endswith("AtMs") and isinstance(value, int) and value:
+        return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(value / 1000))
+    return paths.text(value)

@@ -19,7 +19,9 @@ def list_operations(session: Session) -> None:
     show_objects(session, OPERATION)
 
 
-@command(examples=("blixard operation show 01J9Z3K6T4", "blixard operation show 01J9Z3K6T4 -o json"))
+@command(
+    examples=("blixard operation show 01J9Z3K6T4", "blixard operation show 01J9Z3K6T4 -o json")
+)
 @click.argument("name", metavar="ID")
 def show(session: Session, name: str) -> None:
     """Show an operation and its steps."""

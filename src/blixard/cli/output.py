@@ -1,8 +1,7 @@
-"""Results on standard output in the format that the user chose; everything else on standard error."""
+"""Results on standard output in the chosen format; everything else on standard error."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
 
@@ -103,7 +102,8 @@ class Output:
         labels = parse_labels(self.flags.text("selector"))
         conditions = parse_conditions(self.flags.filters)
         return [
-            r for r in resources
+            r
+            for r in resources
             if has_labels(r, labels) and all(self._holds(kind, c, r) for c in conditions)
         ]
 
@@ -141,19 +141,26 @@ class Output:
         """Return the columns to show: chosen ones, or the kind's own."""
         chosen = self.flags.text("columns")
         if chosen:
-            return [_chosen_column(kind, text.strip()) for text in chosen.split(",") if text.strip()]
+            return [
+                _chosen_column(kind, text.strip()) for text in chosen.split(",") if text.strip()
+            ]
         wide = self.format == "wide"
         return [
-            c for c in kind.columns
+            c
+            for c in kind.columns
             if (wide or not c.wide)
             and (not c.optional or any(c.cell(r, self.now_ms) for r in found))
         ]
 
-    def table(self, columns: Sequence[Column], found: Sequence[Object], *, heading: bool = True) -> str:
+    def table(
+        self, columns: Sequence[Column], found: Sequence[Object], *, heading: bool = True
+    ) -> str:
         """Return the table of *found*."""
         rows = [[column.cell(r, self.now_ms) for column in columns] for r in found]
         return tables.render(
-            [c.header for c in columns], rows, cells=self.cells(),
+            [c.header for c in columns],
+            rows,
+            cells=self.cells(),
             heading=heading and not self.flags.on("no_headers"),
         )
 

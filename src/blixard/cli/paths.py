@@ -1,4 +1,4 @@
-"""Path expressions of ``-o path=`` and ``--columns``: ``spec.node``, ``items[0]``, ``labels['a.b']``, ``[*]``."""
+"""Path expressions: ``spec.node``, ``items[0]``, ``labels['a.b']``, ``instances[*].ip``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def parse(expression: str) -> list[Part]:
             raise BlixardError(
                 "BAD_REQUEST",
                 f"path {expression!r} is not understood at {text[at:]!r}",
-                hint="write spec.replicas, status.instances[0].node, metadata.labels['a/b'] or items[*]",
+                hint="write spec.replicas, status.instances[0].ip or metadata.labels['a/b']",
             )
         name, index, single, double = match.groups()
         parts.append(_part(name, index, single if single is not None else double))
@@ -51,7 +51,13 @@ def find(value: Any, parts: list[Part]) -> list[Any]:
 
 def _children(value: Any, part: Part) -> list[Any]:
     if part is None:
-        return list(value.values()) if isinstance(value, dict) else list(value) if isinstance(value, list) else []
+        return (
+            list(value.values())
+            if isinstance(value, dict)
+            else list(value)
+            if isinstance(value, list)
+            else []
+        )
     if isinstance(value, dict):
         return [value[str(part)]] if str(part) in value else []
     if isinstance(value, list) and isinstance(part, int) and -len(value) <= part < len(value):

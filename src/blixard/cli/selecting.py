@@ -26,19 +26,18 @@ def parse_conditions(texts: tuple[str, ...]) -> list[Condition]:
 
 
 def _condition(text: str) -> Condition:
-    for sign, negated in (("!=", True), ("==", False), ("=", False)):
+    for sign in ("!=", "==", "="):
         key, found, value = text.partition(sign)
         if found:
-            break
-    else:
-        key, value, negated = text.removeprefix("!"), "", text.startswith("!")
-        return _checked(text, Condition(key, None, negated))
-    return _checked(text, Condition(key.strip(), value.strip(), negated))
+            return _checked(text, Condition(key.strip(), value.strip(), sign == "!="))
+    return _checked(text, Condition(text.removeprefix("!"), None, text.startswith("!")))
 
 
 def _checked(text: str, condition: Condition) -> Condition:
     if not condition.key:
-        raise BlixardError("BAD_REQUEST", f"{text!r} has no key", hint="write key=value or key!=value")
+        raise BlixardError(
+            "BAD_REQUEST", f"{text!r} has no key", hint="write key=value or key!=value"
+        )
     return condition
 
 

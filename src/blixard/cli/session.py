@@ -79,10 +79,19 @@ class Session:
             raise
 
     def list(self, kind: Kind) -> tuple[list[Object], int]:
-        """Return all objects of a kind and the revision they were read at."""
-        answer = self.api.request("GET", self.path(kind), timeout_s=self.timeout_s())
-        metadata = answer.get("metadata") or {}
-        return answer.get("items", []), int(answer.get("revision") or metadata.get("revision") or 0)
+        """Return all objects of a kind, page by page, and the revision of the first page."""
+        query: dict[str, str] = {}
+        items: list[Object] = []
+        revision = 0
+        while True:
+            answer = self.api.request(
+                "GET", self.path(kind), query=query, timeout_s=self.timeout_s()
+            )
+            items += answer.get("items", [])
+            revision = revision or int(answer.get("revision", 0))
+            if not answer.get("continue"):
+                return items, revision
+            query = {"continue": answer["continue"]}
 
     def changes(
         self, kind: Kind, *, revision: int, name: str = "", timeout_s: float | None = None
@@ -96,10 +105,16 @@ class Session:
     # -- writing ------------------------------------------------------------------------------
 
     def write(
-        self, method: str, path: str, body: Any = None, *, expect: int | None = None,
-        timeout_s: float | None = None, query: dict[str, str] | None = None,
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        expect: int | None = None,
+        timeout_s: float | None = None,
+        query: dict[str, str] | None = None,
     ) -> Any:
-        """Send a change with the global flags; *expect* is the revision that the object must have."""
+        """Send a change with the global flags; *expect*: the revision the object must have."""
         headers = {}
         if self.flags.text("request_id"):
             headers["Idempotency-Key"] = self.flags.text("request_id")
@@ -107,11 +122,17 @@ class Session:
             headers["If-Match"] = f'"{expect}"'
         asked = {**(query or {}), **({"dryRun": "true"} if self.dry_run else {})}
         return self.api.request(
-            method, path, query=asked, body=body, headers=headers,
+            method,
+            path,
+            query=asked,
+            body=body,
+            headers=headers,
             timeout_s=timeout_s or self.timeout_s(),
         )
 
-    def edit(self, kind: Kind, name: str, change: Callable[[Object], Object]) -> tuple[Object, Object]:
+    def edit(
+        self, kind: Kind, name: str, change: Callable[[Object], Object]
+    ) -> tuple[Object, Object]:
         """Change the spec of an object, again if somebody else changed it meanwhile.
 
         Returns the object before and after.
@@ -123,7 +144,9 @@ class Session:
                 return old, old
             body = {**without_status(old), "spec": spec}
             try:
-                new = self.write("PUT", self.path(kind, name), body, expect=old["metadata"]["revision"])
+                new = self.write(
+                    "PUT", self.path(kind, name), body, expect=old["metadata"]["revision"]
+                )
             except BlixardError as error:
                 if error.code != "CONFLICT" or attempt == CONFLICT_RETRIES - 1:
                     raise
@@ -151,7 +174,9 @@ class Session:
         self.out.stderr.flush()
         answer = self.stdin.readline().strip()
         if answer != name if name else answer.lower() not in ("y", "yes"):
-            raise BlixardError("USAGE", "not confirmed: nothing was changed", hint="repeat with --yes")
+            raise BlixardError(
+                "USAGE", "not confirmed: nothing was changed", hint="repeat with --yes"
+            )
 
 
 def without_status(resource: Object) -> Object:

@@ -13,7 +13,10 @@ def clean(text: str) -> str:
     """Return *text* on one line without control characters: names and messages come from others."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else " " if c in "\n\t\r" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(
+        c if c.isprintable() else " " if c in "\n\t\r" else "\N{REPLACEMENT CHARACTER}"
+        for c in text
+    )
 
 
 def width(text: str) -> int:
@@ -42,7 +45,11 @@ def cut(text: str, cells: int) -> str:
 
 
 def render(
-    headers: Sequence[str], rows: Sequence[Sequence[str]], *, cells: int | None, heading: bool = True
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    cells: int | None,
+    heading: bool = True,
 ) -> str:
     """Return the table; *cells* is the terminal's width, or None for a pipe."""
     body = [[clean(cell) for cell in row] for row in rows]
@@ -57,7 +64,9 @@ def render(
 
 def _line(line: Sequence[str], widths: Sequence[int]) -> str:
     fitted = [cut(cell, cells) for cell, cells in zip(line, widths, strict=True)]
-    padded = [cell + " " * (cells - width(cell)) for cell, cells in zip(fitted, widths, strict=True)]
+    padded = [
+        cell + " " * (cells - width(cell)) for cell, cells in zip(fitted, widths, strict=True)
+    ]
     return GAP.join(padded).rstrip()
 
 

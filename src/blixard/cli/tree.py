@@ -38,9 +38,16 @@ def _help_width() -> int:
 def _broken(example: str, width: int) -> list[str]:
     """Return a command line in pieces that a shell reads as one, broken before flags."""
     lines = []
-    while len(example) > width and (at := example.rfind(" -", 1, width)) > 0:
-        lines.append(example[:at] + " \\")
-        example = "    " + example[at + 1 :]
+    while len(example) > width:
+        breaks = [
+            at
+            for at in range(5, width)
+            if example.startswith(" -", at) and not example[:at].count("'") % 2
+        ]
+        if not breaks:
+            break
+        lines.append(example[: breaks[-1]] + " \\")
+        example = "    " + example[breaks[-1] + 1 :]
     return [*lines, example]
 
 
@@ -120,7 +127,10 @@ class LazyGroup(_Shared, click.Group):
         sections: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         super().__init__(
-            name, help=text, context_settings=dict(HELP_NAMES), no_args_is_help=True,
+            name,
+            help=text,
+            context_settings=dict(HELP_NAMES),
+            no_args_is_help=True,
             subcommand_metavar="COMMAND",
         )
         self.rows = rows
@@ -128,10 +138,12 @@ class LazyGroup(_Shared, click.Group):
         self.examples = examples
         self.sections = sections or {}
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click calls it
+        """Return the verbs that the help shows."""
         return [n for n, r in self.rows.items() if not (isinstance(r, Row) and r.hidden)]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Return the verb of any spelling, imported now; None if there is none."""
         row = self.rows.get(self.aliases.get(cmd_name, cmd_name))
         if row is None or isinstance(row, LazyGroup):
             return row
@@ -140,6 +152,7 @@ class LazyGroup(_Shared, click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the verb that the words begin with. Raises UsageError with the nearest one."""
         name = str(args[0])
         command = self.get_command(ctx, name)
         if command is None:
@@ -149,6 +162,7 @@ class LazyGroup(_Shared, click.Group):
         return self.aliases.get(name, name), command, args[1:]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs from the table: none is imported for it."""
         listed = self.list_commands(ctx)
         sections = self.sections or {"Commands": tuple(listed)}
         for title, names in sections.items():
@@ -211,7 +225,12 @@ def _with_session(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run(
-    root: LazyGroup, arguments: list[str], environ: Mapping[str, str], *, api: Any = None, now_ms: int = 0
+    root: LazyGroup,
+    arguments: list[str],
+    environ: Mapping[str, str],
+    *,
+    api: Any = None,
+    now_ms: int = 0,
 ) -> int:
     """Run one command line and return the exit code; every error is printed here."""
     flags = global_flags.Flags(environ, api=api, now_ms=now_ms)

@@ -67,7 +67,9 @@ def _report(session: Session, vm: Object, instances: list[Object]) -> str:
     if state.get("message"):
         lines.append(f"  {state['message']}")
     if instances:
-        used = [c for c in REPORT_COLUMNS if not c.optional or any(c.cell(i, now) for i in instances)]
+        used = [
+            c for c in REPORT_COLUMNS if not c.optional or any(c.cell(i, now) for i in instances)
+        ]
         lines += ["", session.out.table(used, instances).rstrip()]
     whys = [(name_of(i), _brief(i)["placement"]) for i in instances]
     if any(why for _, why in whys):

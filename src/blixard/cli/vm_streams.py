@@ -32,7 +32,9 @@ def instances_of(session: Session, name: str) -> list[Object]:
     members = exact or [i for i in found if i["spec"].get("vm") == name]
     if not members:
         session.get(VM, name)
-        raise BlixardError("NOT_FOUND", f"vm/{name} has no instance", hint=f"blixard vm status {name}")
+        raise BlixardError(
+            "NOT_FOUND", f"vm/{name} has no instance", hint=f"blixard vm status {name}"
+        )
     return sorted(members, key=lambda i: int(i["spec"].get("ordinal", 0)))
 
 
@@ -49,7 +51,13 @@ def _open(session: Session, instance: Object, what: str, query: dict[str, str]) 
 )
 @click.argument("name")
 @click.option("--follow", "-f", is_flag=True, help="Go on printing new lines.")
-@click.option("--tail", type=click.IntRange(0, 100_000), default=100, show_default=True, help="Begin with the last N lines.")
+@click.option(
+    "--tail",
+    type=click.IntRange(0, 100_000),
+    default=100,
+    show_default=True,
+    help="Begin with the last N lines.",
+)
 def logs(session: Session, name: str, follow: bool, tail: int) -> None:
     """Print or follow the logs of a VM's instances; several get their name before each line.
 
@@ -63,9 +71,21 @@ def logs(session: Session, name: str, follow: bool, tail: int) -> None:
 @click.option("--vm", "vm_name", metavar="NAME", help="The VM.")
 @click.option("--aggregate", is_flag=True, help="Merge the logs of all instances (always done).")
 @click.option("--follow", "-f", is_flag=True, help="Go on printing new lines.")
-@click.option("--tail", type=click.IntRange(0, 100_000), default=100, show_default=True, help="Begin with the last N lines.")
+@click.option(
+    "--tail",
+    type=click.IntRange(0, 100_000),
+    default=100,
+    show_default=True,
+    help="Begin with the last N lines.",
+)
 def logs_of_vm(
-    session: Session, name: str | None, vm_name: str | None, aggregate: bool, follow: bool, tail: int
+    session: Session,
+    *,
+    name: str | None,
+    vm_name: str | None,
+    aggregate: bool,  # noqa: ARG001 - what the flag asks for is always done
+    follow: bool,
+    tail: int,
 ) -> None:
     """Print or follow the logs of a VM's instances."""
     wanted = vm_name or name
@@ -83,7 +103,9 @@ def print_logs(session: Session, name: str, *, follow: bool, tail: int) -> None:
     lines: queue.Queue[tuple[str, str] | BaseException | None] = queue.Queue(maxsize=1000)
     for member in members:
         stream = _open(session, member, "logs", query)
-        threading.Thread(target=_collect, args=(stream, name_of(member), lines), daemon=True).start()
+        threading.Thread(
+            target=_collect, args=(stream, name_of(member), lines), daemon=True
+        ).start()
     ended = 0
     while ended < len(members):
         line = lines.get()
@@ -145,10 +167,23 @@ def console(session: Session, name: str) -> int:
         "blixard vm exec --stdin web-1 -- tee /tmp/file",
     ),
 )
-@click.option("--stdin", "-i", "with_stdin", is_flag=True, help="Pass standard input on (a terminal always is).")
-@click.option("--tty/--no-tty", "-t/-T", default=None, help="Give the command a terminal (default: if there is one).")
+@click.option(
+    "--stdin",
+    "-i",
+    "with_stdin",
+    is_flag=True,
+    help="Pass standard input on (a terminal always is).",
+)
+@click.option(
+    "--tty/--no-tty",
+    "-t/-T",
+    default=None,
+    help="Give the command a terminal (default: if there is one).",
+)
 @click.argument("name")
-@click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND [ARG...]")
+@click.argument(
+    "arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND [ARG...]"
+)
 def exec_(
     session: Session, name: str, arguments: tuple[str, ...], with_stdin: bool, tty: bool | None
 ) -> int:

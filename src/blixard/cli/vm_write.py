@@ -19,8 +19,11 @@ VM = kind_named("vm")
 READY, STOPPED, DELETED = Goal("ready"), Goal("stopped"), Goal("deleted")
 # Flags of the documents whose features are not there yet: named in the error, never ignored.
 ABSENT = {
-    "storage_pool": "volumes", "storage_class": "volumes", "storage_size": "volumes",
-    "storage_locality": "volumes", "primary_election_policy": "primary election",
+    "storage_pool": "volumes",
+    "storage_class": "volumes",
+    "storage_size": "volumes",
+    "storage_locality": "volumes",
+    "primary_election_policy": "primary election",
     "constraint": "constraint expressions",
 }
 
@@ -35,36 +38,78 @@ def _absent_options(function: Any) -> Any:
     examples=(
         "blixard vm create web --packages nginx --replicas 3 --ready-http 80/",
         "blixard vm create web --image web --memory 512MiB --vcpus 2",
-        "blixard vm create job --packages python3-minimal --service 'job=python3 -m http.server 80'",
+        "blixard vm create job --packages python3-minimal --service 'job=python3 -m http.server'",
         "blixard vm create web --image web --dry-run -o yaml",
     )
 )
 @click.argument("name")
 @click.option("--image", help="Image to run.")
 @click.option("--packages", metavar="A,B", help="Debian packages to build the guest of.")
-@click.option("--service", "services", multiple=True, metavar="NAME=COMMAND", help="Run this in the guest.")
-@click.option("--config", "--microvm-config", "nix_file", metavar="FILE.nix", help="Nix file of the guest (needs Nix).")
-@click.option("--replicas", metavar="N", type=click.IntRange(0, 1000), help="Number of instances (1).")
-@click.option("--memory", metavar="SIZE", help="Memory of an instance: 512MiB, 2G; a bare number is MB (256MiB).")
-@click.option("--vcpus", metavar="N", type=click.IntRange(1, 64), help="Virtual CPUs of an instance (1).")
+@click.option(
+    "--service", "services", multiple=True, metavar="NAME=COMMAND", help="Run this in the guest."
+)
+@click.option(
+    "--config",
+    "--microvm-config",
+    "nix_file",
+    metavar="FILE.nix",
+    help="Nix file of the guest (needs Nix).",
+)
+@click.option(
+    "--replicas", metavar="N", type=click.IntRange(0, 1000), help="Number of instances (1)."
+)
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    help="Memory of an instance: 512MiB, 2G; a bare number is MB (256MiB).",
+)
+@click.option(
+    "--vcpus", metavar="N", type=click.IntRange(1, 64), help="Virtual CPUs of an instance (1)."
+)
 @click.option("--network", metavar="NAME", help="Network to join, or none (default).")
-@click.option("--restart-policy", metavar="POLICY", type=click.Choice(["Always", "OnFailure", "Never"], case_sensitive=False), help="Run ended instances again: Always, OnFailure or Never (Always).")
-@click.option("--on-partition", metavar="keep|fence", type=click.Choice(["keep", "fence"]), help="What instances cut off from the cluster do.")
-@click.option("--anti-affinity-group", metavar="GROUP", help="Members of a group never share a node.")
-@click.option("--node-selector", multiple=True, metavar="K=V", help="Run only on nodes with this label.")
+@click.option(
+    "--restart-policy",
+    metavar="POLICY",
+    type=click.Choice(["Always", "OnFailure", "Never"], case_sensitive=False),
+    help="Run ended instances again: Always, OnFailure or Never (Always).",
+)
+@click.option(
+    "--on-partition",
+    metavar="keep|fence",
+    type=click.Choice(["keep", "fence"]),
+    help="What instances cut off from the cluster do.",
+)
+@click.option(
+    "--anti-affinity-group", metavar="GROUP", help="Members of a group never share a node."
+)
+@click.option(
+    "--node-selector", multiple=True, metavar="K=V", help="Run only on nodes with this label."
+)
 @click.option("--ready-http", metavar="PORT[/PATH]", help="Ready once this answers below 400.")
-@click.option("--ready-tcp", metavar="PORT", type=click.IntRange(1, 65535), help="Ready once this port accepts.")
+@click.option(
+    "--ready-tcp",
+    metavar="PORT",
+    type=click.IntRange(1, 65535),
+    help="Ready once this port accepts.",
+)
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="Label of the VM.")
 @click.option("--stopped", is_flag=True, help="Create without starting.")
-@click.option("--type", "vm_type", metavar="long-lived", type=click.Choice(["long-lived"]), help="Kind of VM.")
+@click.option(
+    "--type", "vm_type", metavar="long-lived", type=click.Choice(["long-lived"]), help="Kind of VM."
+)
 @_absent_options
 def create(session: Session, /, **options: Any) -> None:
     """Create a VM from an image or a package list and wait until it is ready."""
     for name, feature in ABSENT.items():
         if options[name] is not None:
-            raise BlixardError("FEATURE_ABSENT", f"--{name.replace('_', '-')} needs {feature}, which this version lacks")
+            raise BlixardError(
+                "FEATURE_ABSENT",
+                f"--{name.replace('_', '-')} needs {feature}, which this version lacks",
+            )
     if options["nix_file"]:
-        raise BlixardError("NIX_UNAVAILABLE", f"{options['nix_file']} is a Nix file, and Nix is not available here")
+        raise BlixardError(
+            "NIX_UNAVAILABLE", f"{options['nix_file']} is a Nix file, and Nix is not available here"
+        )
     name = options["name"]
     body = {
         "apiVersion": "blixard.dev/v1",
@@ -73,7 +118,9 @@ def create(session: Session, /, **options: Any) -> None:
         "spec": spec_of(options),
     }
     made = session.write("PUT", session.path(VM, name), body, expect=0)
-    session.out.show_value(made, f"vm/{name} {'would be created' if session.dry_run else 'created'}")
+    session.out.show_value(
+        made, f"vm/{name} {'would be created' if session.dry_run else 'created'}"
+    )
     follow(session, VM, name, STOPPED if options["stopped"] else READY)
 
 
@@ -84,15 +131,23 @@ def spec_of(options: dict[str, Any]) -> Object:
         BlixardError: USAGE, if a flag cannot be understood.
     """
     spec: Object = {
-        "type": options["vm_type"], "image": options["image"], "recipe": recipe_of(options["packages"], options["services"]),
-        "replicas": options["replicas"], "memory": options["memory"], "vcpus": options["vcpus"],
-        "network": options["network"], "restartPolicy": options["restart_policy"],
-        "onPartition": options["on_partition"], "readiness": _readiness(options),
+        "type": options["vm_type"],
+        "image": options["image"],
+        "recipe": recipe_of(options["packages"], options["services"]),
+        "replicas": options["replicas"],
+        "memory": options["memory"],
+        "vcpus": options["vcpus"],
+        "network": options["network"],
+        "restartPolicy": options["restart_policy"],
+        "onPartition": options["on_partition"],
+        "readiness": _readiness(options),
         "running": False if options["stopped"] else None,
-        "placement": _without_nothing({
-            "nodeSelector": pairs(options["node_selector"], "--node-selector"),
-            "antiAffinityGroup": options["anti_affinity_group"],
-        }),
+        "placement": _without_nothing(
+            {
+                "nodeSelector": pairs(options["node_selector"], "--node-selector"),
+                "antiAffinityGroup": options["anti_affinity_group"],
+            }
+        ),
     }
     return _without_nothing(spec)
 
@@ -118,7 +173,11 @@ def _readiness(options: dict[str, Any]) -> Object:
     if options["ready_http"]:
         port, _, path = options["ready_http"].partition("/")
         if not port.isdigit():
-            raise BlixardError("USAGE", f"--ready-http {options['ready_http']!r} has no port", hint="--ready-http 80/health")
+            raise BlixardError(
+                "USAGE",
+                f"--ready-http {options['ready_http']!r} has no port",
+                hint="--ready-http 80/health",
+            )
         readiness["http"] = {"port": int(port), "path": f"/{path}"}
     return readiness
 
@@ -177,7 +236,13 @@ def _once_more(spec: Object) -> Object:
 
 @command(examples=("blixard vm scale web --replicas 5", "blixard vm scale web --replicas 1 --yes"))
 @click.argument("name")
-@click.option("--replicas", metavar="N", type=click.IntRange(0, 1000), required=True, help="Number of instances.")
+@click.option(
+    "--replicas",
+    metavar="N",
+    type=click.IntRange(0, 1000),
+    required=True,
+    help="Number of instances.",
+)
 def scale(session: Session, name: str, replicas: int) -> None:
     """Change the number of replicas and wait until they are ready."""
     now = int(session.get(VM, name)["spec"].get("replicas", 1))
@@ -195,5 +260,7 @@ def delete(session: Session, names: tuple[str, ...]) -> None:
     session.confirm(f"Delete {', '.join(names)} and all instances?")
     for name in names:
         session.delete(VM, name)
-        session.out.show_value({"deleted": f"vm/{name}"}, f"vm/{name} {'would be ' if session.dry_run else ''}deleted")
+        session.out.show_value(
+            {"deleted": f"vm/{name}"}, f"vm/{name} {'would be ' if session.dry_run else ''}deleted"
+        )
         follow(session, VM, name, DELETED)

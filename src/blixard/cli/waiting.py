@@ -24,15 +24,23 @@ WAIT_S = 60.0
     )
 )
 @click.argument("objects", nargs=-1, required=True, metavar="KIND/NAME...")
-@click.option("--for", "goal", default="ready", show_default=True, metavar="WHAT",
-              help="ready, stopped, deleted, exists, phase=NAME or PATH=VALUE.")
+@click.option(
+    "--for",
+    "goal",
+    default="ready",
+    show_default=True,
+    metavar="WHAT",
+    help="ready, stopped, deleted, exists, phase=NAME or PATH=VALUE.",
+)
 def wait(session: Session, objects: tuple[str, ...], goal: str) -> None:
     """Wait for a condition; exit code 7 if it does not come within --timeout (60s)."""
     wanted = parse_goal(goal)
     deadline = time.monotonic() + session.timeout_s(WAIT_S)
     for kind, name in named_objects(objects):
         if not name:
-            raise BlixardError("USAGE", "name the object", hint=f"blixard wait {kind.lower}/NAME --for {goal}")
+            raise BlixardError(
+                "USAGE", "name the object", hint=f"blixard wait {kind.lower}/NAME --for {goal}"
+            )
         remaining = max(0.1, deadline - time.monotonic())
         state = wait_for(session, kind, name, wanted, timeout_s=remaining)
         session.out.show_value(

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 
 class ByteStream(Protocol):
-    """A two-way stream of frames: one byte of channel, then data (see :mod:`blixard.cli.frames`)."""
+    """A two-way stream of frames (see :mod:`blixard.cli.frames`)."""
 
     def send(self, frame: bytes) -> None:
         """Send one frame. Raises ConnectionError."""
@@ -41,7 +41,7 @@ class Api(Protocol):
         query: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """Yield changes ``{type, object, revision}``; raises TIMEOUT after *timeout_s* as a whole."""
+        """Yield changes ``{type, object, revision}``; TIMEOUT after *timeout_s* as a whole."""
 
     def stream(self, path: str, *, query: Mapping[str, str] | None = None) -> ByteStream:
         """Open a two-way stream. Raises BlixardError with the server's code."""

@@ -73,7 +73,11 @@ def problems(text, **options):
 def test_documented_file_is_accepted_whole():
     loaded = parse_config(DOCUMENTED)
     config = loaded.config
-    assert (config.cluster.node_id, config.discovery.method, config.network.dhcp_pool) == ("node1", "tailscale", "10.0.1.0/24")
+    assert (config.cluster.node_id, config.discovery.method, config.network.dhcp_pool) == (
+        "node1",
+        "tailscale",
+        "10.0.1.0/24",
+    )
     assert (config.consensus.election_timeout, config.consensus.heartbeat_interval) == (5.0, 1.0)
     assert config.storage.pools["hdd-pool"].k == 4
     assert config.monitoring.grafana_enabled is True
@@ -81,8 +85,12 @@ def test_documented_file_is_accepted_whole():
 
 def test_missing_features_are_warnings_with_names():
     warnings = "\n".join(parse_config(DOCUMENTED).warnings)
-    for words in ("config.toml:8: discovery.method = 'tailscale'", "'firecracker' is not available yet", "storage.pools.hdd-pool.k",
-                  "monitoring.grafana_enabled is for Grafana boards"):
+    for words in (
+        "config.toml:8: discovery.method = 'tailscale'",
+        "'firecracker' is not available yet",
+        "storage.pools.hdd-pool.k",
+        "monitoring.grafana_enabled is for Grafana boards",
+    ):
         assert words in warnings
     assert "cluster.node_id" not in warnings
 
@@ -93,7 +101,12 @@ def test_no_warnings_for_what_nobody_wrote():
 
 def test_defaults_of_consensus():
     consensus = parse_config("").config.consensus
-    assert (consensus.tick, consensus.heartbeat_interval, consensus.election_timeout, consensus.lease) == (0.05, 0.1, 0.5, 4.0)
+    assert (
+        consensus.tick,
+        consensus.heartbeat_interval,
+        consensus.election_timeout,
+        consensus.lease,
+    ) == (0.05, 0.1, 0.5, 4.0)
 
 
 def test_lease_grows_with_long_elections():
@@ -113,7 +126,10 @@ def test_all_problems_with_line_and_column():
 
 
 def test_key_of_another_section_is_named():
-    assert problems("[microvm]\ndata_dir = '/x'\n")[0][3] == "unknown key 'data_dir'; it belongs to [cluster]"
+    assert (
+        problems("[microvm]\ndata_dir = '/x'\n")[0][3]
+        == "unknown key 'data_dir'; it belongs to [cluster]"
+    )
 
 
 def test_syntax_error_has_its_place():
@@ -121,28 +137,46 @@ def test_syntax_error_has_its_place():
 
 
 def test_rules_over_several_keys():
-    assert "three times the heartbeat" in problems('[consensus]\nelection_timeout = "200ms"\n')[0][3]
+    assert (
+        "three times the heartbeat" in problems('[consensus]\nelection_timeout = "200ms"\n')[0][3]
+    )
     assert "must differ from api.port" in problems("[api]\nport = 7946\n")[0][3]
 
 
-@pytest.mark.parametrize("text", [
-    'cluster.data_dir = "x"', 'cluster = {data_dir = "x"}', '"cluster".\'data_dir\' = "x"',
-    'a = 1\n# cluster = [\ncluster.data_dir = "x"', 't = """\n[x]\n"""\ncluster.data_dir = "x"',
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        'cluster.data_dir = "x"',
+        'cluster = {data_dir = "x"}',
+        '"cluster".\'data_dir\' = "x"',
+        'a = 1\n# cluster = [\ncluster.data_dir = "x"',
+        't = """\n[x]\n"""\ncluster.data_dir = "x"',
+    ],
+)
 def test_every_way_to_write_a_key_is_found(text):
     line = text.count("\n", 0, text.rindex("cluster")) + 1
     assert (line, "/cluster/data_dir") in [(p[0], p[2]) for p in problems(text)]
 
 
 def test_yaml_is_read_too():
-    loaded = parse_config("cluster:\n  node_id: n1\nnode:\n  labels: {disk: ssd}\n", name="config.yaml")
+    loaded = parse_config(
+        "cluster:\n  node_id: n1\nnode:\n  labels: {disk: ssd}\n", name="config.yaml"
+    )
     assert (loaded.config.cluster.node_id, loaded.config.node.labels) == ("n1", {"disk": "ssd"})
     assert str(loaded.origins["cluster.node_id"]) == "config.yaml:2"
-    assert problems("cluster:\n  log_level: no\n", name="c.yaml")[0][:3] == (2, 3, "/cluster/log_level")
+    assert problems("cluster:\n  log_level: no\n", name="c.yaml")[0][:3] == (
+        2,
+        3,
+        "/cluster/log_level",
+    )
 
 
 def test_environment_overrides_and_is_named():
-    environ = {"BLIXARD_CLUSTER_DATA_DIR": "/data", "BLIXARD_API_PORT": "8443", "BLIXARD_NODE_LABELS": "disk=ssd,zone=a"}
+    environ = {
+        "BLIXARD_CLUSTER_DATA_DIR": "/data",
+        "BLIXARD_API_PORT": "8443",
+        "BLIXARD_NODE_LABELS": "disk=ssd,zone=a",
+    }
     loaded = parse_config(DOCUMENTED, environ=environ)
     assert loaded.config.cluster.data_dir == "/data"
     assert loaded.config.api.port == 8443
@@ -155,12 +189,25 @@ def test_bad_environment_is_a_problem_with_its_name():
     assert message == "must be a whole number, not text (from BLIXARD_API_PORT)"
 
 
-@pytest.mark.parametrize(("path", "value"), [
-    ("network.pool", '"10.0.0.1/24"'), ("network.default_gateway", '"gate"'), ("network.vlan_range", '"200-100"'),
-    ("network.bridge_name", '"a-name-that-is-too-long"'), ("consensus.tick", '"soon"'), ("consensus.tick", "true"),
-    ("monitoring.metrics_enabled", '"maybe"'), ("node.roles", "1"), ("node.labels", "[1]"), ("cluster.address", '"a:b:c:1x"'),
-    ("storage.pools.p.type", '"raid"'), ("api.port", "1.5"), ("discovery.peers", '["h:99999"]'), ("cluster.node_id", '"a b"'),
-])
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("network.pool", '"10.0.0.1/24"'),
+        ("network.default_gateway", '"gate"'),
+        ("network.vlan_range", '"200-100"'),
+        ("network.bridge_name", '"a-name-that-is-too-long"'),
+        ("consensus.tick", '"soon"'),
+        ("consensus.tick", "true"),
+        ("monitoring.metrics_enabled", '"maybe"'),
+        ("node.roles", "1"),
+        ("node.labels", "[1]"),
+        ("cluster.address", '"a:b:c:1x"'),
+        ("storage.pools.p.type", '"raid"'),
+        ("api.port", "1.5"),
+        ("discovery.peers", '["h:99999"]'),
+        ("cluster.node_id", '"a b"'),
+    ],
+)
 def test_wrong_values_are_refused(path, value):
     assert [p[2] for p in problems(f"{path} = {value}\n")] == ["/" + path.replace(".", "/")]
 
@@ -172,7 +219,9 @@ def test_every_field_has_a_key_and_every_key_a_field():
             if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
                 yield from fields(field.type, f"{path}.")
             elif path == "storage.pools":
-                yield from fields(msgspec.structs.fields(struct)[1].type.__args__[1], "storage.pools.*.")
+                yield from fields(
+                    msgspec.structs.fields(struct)[1].type.__args__[1], "storage.pools.*."
+                )
             else:
                 yield path
 

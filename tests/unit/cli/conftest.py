@@ -21,8 +21,13 @@ class Cli:
 
     def __init__(self, capsys: pytest.CaptureFixture[str], home: str) -> None:
         self.api: FakeApi = web_cluster()
-        self.environ = {"HOME": home, "XDG_CONFIG_HOME": f"{home}/config", "XDG_STATE_HOME": f"{home}/state",
-                        "XDG_CACHE_HOME": f"{home}/cache", "NO_COLOR": "1"}
+        self.environ = {
+            "HOME": home,
+            "XDG_CONFIG_HOME": f"{home}/config",
+            "XDG_STATE_HOME": f"{home}/state",
+            "XDG_CACHE_HOME": f"{home}/cache",
+            "NO_COLOR": "1",
+        }
         self._capsys = capsys
 
     def __call__(self, *arguments: str, **environ: str) -> Ran:

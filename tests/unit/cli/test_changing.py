@@ -12,11 +12,23 @@ def body_of(cli, method="PUT"):
 
 
 def test_create_sends_only_what_was_said(cli):
-    ran = cli("vm", "create", "new", "--packages", "nginx,curl", "--replicas", "2", "--ready-http", "80/health", "--detach")
+    ran = cli(
+        "vm",
+        "create",
+        "new",
+        "--packages",
+        "nginx,curl",
+        "--replicas",
+        "2",
+        "--ready-http",
+        "80/health",
+        "--detach",
+    )
     assert ran.code == 0
     assert ran.out == "vm/new created\n"
     assert body_of(cli)["spec"] == {
-        "recipe": {"packages": ["nginx", "curl"]}, "replicas": 2,
+        "recipe": {"packages": ["nginx", "curl"]},
+        "replicas": 2,
         "readiness": {"http": {"port": 80, "path": "/health"}},
     }
 
@@ -28,10 +40,21 @@ def test_create_of_a_taken_name(cli):
 
 
 def test_create_with_service_and_labels(cli):
-    cli("vm", "create", "job", "--service", "job=sh -c 'echo hi, there'", "--label", "a=b,c=d", "--detach")
+    cli(
+        "vm",
+        "create",
+        "job",
+        "--service",
+        "job=sh -c 'echo hi, there'",
+        "--label",
+        "a=b,c=d",
+        "--detach",
+    )
     body = body_of(cli)
     assert body["metadata"]["labels"] == {"a": "b", "c": "d"}
-    assert body["spec"]["recipe"]["services"] == [{"name": "job", "command": ["sh", "-c", "echo hi, there"]}]
+    assert body["spec"]["recipe"]["services"] == [
+        {"name": "job", "command": ["sh", "-c", "echo hi, there"]}
+    ]
 
 
 @pytest.mark.parametrize("flag", ["--config", "--microvm-config"])
@@ -54,7 +77,9 @@ def test_dry_run_changes_nothing(cli):
 
 
 def test_request_id_travels(cli):
-    cli.api.request = lambda *a, **k: (_ for _ in ()).throw(BlixardError("CONFLICT", str(k["headers"])))
+    cli.api.request = lambda *a, **k: (_ for _ in ()).throw(
+        BlixardError("CONFLICT", str(k["headers"]))
+    )
     assert "01J0" in cli("kv", "put", "a", "b", "--request-id", "01J0").err
 
 
@@ -62,7 +87,10 @@ def test_create_follows_until_ready(cli):
     vm = cli.api.add("vms", "new", {"replicas": 1}, {"phase": "Building", "readyReplicas": 0})
     del cli.api.objects["vms", "new"]
     ready = {**vm, "status": {"phase": "Running", "readyReplicas": 1, "replicas": 1}}
-    cli.api.changes = [{"type": "changed", "object": vm, "revision": 1}, {"type": "changed", "object": ready, "revision": 2}]
+    cli.api.changes = [
+        {"type": "modified", "object": vm, "revision": 1},
+        {"type": "modified", "object": ready, "revision": 2},
+    ]
     ran = cli("vm", "create", "new", "--image", "web", "--replicas", "1")
     assert ran.code == 0
     assert "vm/new: Building, 0 of 1 ready" in ran.err
@@ -85,7 +113,10 @@ def test_scale_repeats_after_a_conflict(cli):
         return real(method, path, **options)
 
     cli.api.request = flaky
-    assert cli("vm", "scale", "web", "--replicas", "5", "--detach").out == "vm/web scaled from 3 to 5\n"
+    assert (
+        cli("vm", "scale", "web", "--replicas", "5", "--detach").out
+        == "vm/web scaled from 3 to 5\n"
+    )
     assert cli.api.objects["vms", "web"]["spec"]["replicas"] == 5
 
 
@@ -145,7 +176,10 @@ def test_apply_creates_and_configures(cli, manifest):
 
 
 def test_apply_dry_run_changes_nothing(cli, manifest):
-    assert cli("apply", "-f", manifest, "--dry-run").out == "vm/web configured (dry run)\nimage/tools created (dry run)\n"
+    assert (
+        cli("apply", "-f", manifest, "--dry-run").out
+        == "vm/web configured (dry run)\nimage/tools created (dry run)\n"
+    )
     assert ("images", "tools") not in cli.api.objects
 
 
@@ -185,11 +219,18 @@ def test_nothing_is_applied_if_one_document_is_wrong(cli, manifest):
 
 def test_problems_of_identity_in_all_documents(cli, tmp_path):
     path = tmp_path / "bad.yaml"
-    path.write_text("kind: Vmm\nmetadata: {name: UPPER}\n---\napiVersion: blixard.dev/v1\nkind: VM\n---\n[1]\n")
+    path.write_text(
+        "kind: Vmm\nmetadata: {name: UPPER}\n---\napiVersion: blixard.dev/v1\nkind: VM\n---\n[1]\n"
+    )
     ran = cli("apply", "-f", str(path))
     assert ran.code == 2
-    for text in ("bad.yaml:1:1: apiVersion: missing", "did you mean 'vm'?", ":2:18: metadata.name: 'UPPER' is no name",
-                 "metadata.name: missing", "must be a mapping"):
+    for text in (
+        "bad.yaml:1:1: apiVersion: missing",
+        "did you mean 'vm'?",
+        ":2:18: metadata.name: 'UPPER' is no name",
+        "metadata.name: missing",
+        "must be a mapping",
+    ):
         assert text in ran.err
 
 
@@ -244,11 +285,16 @@ def test_wait_ends_with_seven_when_time_is_over(cli):
 
 
 def test_wait_returns_at_once_when_reached(cli):
-    assert cli("wait", "instance/web-1", "--for", "phase=Running").out == "instance/web-1: status.phase is Running\n"
+    assert (
+        cli("wait", "instance/web-1", "--for", "phase=Running").out
+        == "instance/web-1: status.phase is Running\n"
+    )
     assert cli("wait", "vm/gone", "--for", "deleted").code == 0
     assert cli("wait", "node/node1").code == 0
 
 
 def test_wait_fails_at_once_without_a_cluster(cli):
-    cli.api.errors["GET", "/v1/namespaces/default/vms"] = BlixardError("UNREACHABLE", "nobody there")
+    cli.api.errors["GET", "/v1/namespaces/default/vms"] = BlixardError(
+        "UNREACHABLE", "nobody there"
+    )
     assert cli("wait", "vm/web", "--timeout", "60s").code == 8

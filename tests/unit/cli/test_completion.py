@@ -17,7 +17,13 @@ def test_nouns_and_verbs(cli):
 
 
 def test_flags_own_and_global(cli):
-    assert names(cli("__complete", "vm", "create", "x", "--re")) == ["--replicas", "--restart-policy", "--ready-http", "--ready-tcp", "--request-id"]
+    assert names(cli("__complete", "vm", "create", "x", "--re")) == [
+        "--replicas",
+        "--restart-policy",
+        "--ready-http",
+        "--ready-tcp",
+        "--request-id",
+    ]
 
 
 def test_live_names_by_verb(cli):

@@ -9,7 +9,9 @@ from blixard.cli.flags import Flags
 
 @pytest.fixture
 def with_file(cli, tmp_path):
-    cli("context", "add", "prod", "--address", "10.0.0.1:7443", "--ca-file", "/ca.pem", "-n", "shop")
+    cli(
+        "context", "add", "prod", "--address", "10.0.0.1:7443", "--ca-file", "/ca.pem", "-n", "shop"
+    )
     cli("context", "add", "lab", "--address", "/tmp/lab.sock")
     return cli
 
@@ -51,7 +53,7 @@ def test_damaged_context_file_is_named(cli, tmp_path):
 
 
 def test_nothing_named_says_what_to_do(cli):
-    cli.environ["BLIXARD_CONFIG_FILE"] = "/nonexistent"
+    cli.environ["BLIXARD_CONFIG_FILE"] = "/nowhere/config.toml"
     with pytest.raises(BlixardError, match="no cluster is named") as caught:
         target(cli)
     assert caught.value.info.exit_code == 8
@@ -65,4 +67,7 @@ def test_socket_of_the_configured_data_directory(cli, tmp_path):
 
 
 def test_current_line_alone_is_replaced():
-    assert with_current('# mine\ncurrent = "a"\n[contexts.a]\n', "b") == '# mine\ncurrent = "b"\n[contexts.a]\n'
+    assert (
+        with_current('# mine\ncurrent = "a"\n[contexts.a]\n', "b")
+        == '# mine\ncurrent = "b"\n[contexts.a]\n'
+    )

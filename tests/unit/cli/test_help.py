@@ -21,7 +21,9 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "cli"
 FOREIGN = ("blixard.app.dev", "blixard.app.sim")
 
 
-def commands(group: LazyGroup = ROOT, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def commands(
+    group: LazyGroup = ROOT, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     for name, row in group.rows.items():
         here = (*path, name)
         if isinstance(row, LazyGroup):
@@ -55,10 +57,22 @@ def test_help_is_as_written_down(cli, monkeypatch, path, columns):
 
 
 @pytest.mark.parametrize("columns", ["80", "120", "pipe"])
-@pytest.mark.parametrize("words", [
-    "vm list", "vm list -o wide", "get nodes", "get instances", "get instances -o wide", "image list", "events",
-    "vm status web", "describe vm web", "cluster status", "vm status web -o yaml",
-])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "vm list",
+        "vm list -o wide",
+        "get nodes",
+        "get instances",
+        "get instances -o wide",
+        "image list",
+        "events",
+        "vm status web",
+        "describe vm web",
+        "cluster status",
+        "vm status web -o yaml",
+    ],
+)
 def test_tables_are_as_written_down(cli, words, columns):
     width = {} if columns == "pipe" else {"COLUMNS": columns}
     ran = cli(*words.split(), **width)
@@ -127,18 +141,29 @@ def test_exit_codes_stand_in_every_help(cli):
     assert "10 differences found" in cli("vm", "list", "-h").out
 
 
-@pytest.mark.parametrize("line", [
-    "vm create webapp --config webapp.nix --replicas 3 --storage-pool ssd-pool --network web-vlan",
-    "vm create nginx --microvm-config nginx.nix --replicas 3 --storage-class ssd",
-    "vm create postgres --config p.nix --storage-class replicated --storage-size 100G --primary-election-policy oldest-first",
-    "vm create database --config p.nix --type long-lived --constraint storage=nvme --anti-affinity-group webapp --storage-locality required",
-    "vm start webapp", "vm status nginx --format json", "vm scale webapp --replicas 5", "vm logs nginx --follow --tail 100",
-    "cluster status --verbose", "cluster join --node-id node4 --address 10.0.0.4",
-    "cluster add-node --node-id node4 --address 10.0.0.4 --roles hypervisor,ceph-osd",
-    "init --cluster-join cluster.example.com --node-id node4 --ceph-osd /dev/nvme0n1 --osd-weight 1.0",
-    "cluster remove-node node4 --migrate-vms --drain-osds", "cluster force-remove-node node4 --mark-osds-down",
-    "apply -f platform.yaml", "auth create-key --name ci-cd --role service-operator", "auth list-keys", "auth revoke-key ci-cd",
-    "logs --vm webapp --aggregate --filter ERROR",
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "vm create webapp --config webapp.nix --replicas 3 --storage-pool ssd-pool --network web-vlan",
+        "vm create nginx --microvm-config nginx.nix --replicas 3 --storage-class ssd",
+        "vm create postgres --config p.nix --storage-class replicated --storage-size 100G --primary-election-policy oldest-first",
+        "vm create database --config p.nix --type long-lived --constraint storage=nvme --anti-affinity-group webapp --storage-locality required",
+        "vm start webapp",
+        "vm status nginx --format json",
+        "vm scale webapp --replicas 5",
+        "vm logs nginx --follow --tail 100",
+        "cluster status --verbose",
+        "cluster join --node-id node4 --address 10.0.0.4",
+        "cluster add-node --node-id node4 --address 10.0.0.4 --roles hypervisor,ceph-osd",
+        "init --cluster-join cluster.example.com --node-id node4 --ceph-osd /dev/nvme0n1 --osd-weight 1.0",
+        "cluster remove-node node4 --migrate-vms --drain-osds",
+        "cluster force-remove-node node4 --mark-osds-down",
+        "apply -f platform.yaml",
+        "auth create-key --name ci-cd --role service-operator",
+        "auth list-keys",
+        "auth revoke-key ci-cd",
+        "logs --vm webapp --aggregate --filter ERROR",
+    ],
+)
 def test_documented_spellings_parse(line):
     _descend(ROOT.make_context("blixard", line.split(), obj=_flags()), ROOT)

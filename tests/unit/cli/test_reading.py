@@ -6,7 +6,16 @@ import json
 def test_list_as_table(cli):
     ran = cli("vm", "list")
     assert ran.code == 0
-    assert ran.out.splitlines()[0].split() == ["NAME", "PHASE", "READY", "IMAGE", "MEMORY", "VCPUS", "AGE", "MESSAGE"]
+    assert ran.out.splitlines()[0].split() == [
+        "NAME",
+        "PHASE",
+        "READY",
+        "IMAGE",
+        "MEMORY",
+        "VCPUS",
+        "AGE",
+        "MESSAGE",
+    ]
     assert ran.out.splitlines()[2].startswith("web    Starting   2/3")
 
 
@@ -17,8 +26,14 @@ def test_list_as_json_document(cli):
 
 
 def test_global_flags_before_and_after(cli):
-    texts = {cli(*words).out for words in (
-        ("-o", "name", "vm", "list"), ("vm", "-o", "name", "list"), ("vm", "list", "--format", "name"))}
+    texts = {
+        cli(*words).out
+        for words in (
+            ("-o", "name", "vm", "list"),
+            ("vm", "-o", "name", "list"),
+            ("vm", "list", "--format", "name"),
+        )
+    }
     assert texts == {"vm/db\nvm/web\n"}
 
 
@@ -52,7 +67,10 @@ def test_unknown_column_names_the_columns(cli):
 
 def test_path_expression_prints_values(cli):
     assert cli("get", "vm", "web", "-o", "path=spec.replicas").out == "3\n"
-    assert cli("vm", "status", "web", "-o", "path=status.instances[*].node").out == "node1\nnode2\nnode3\n"
+    assert (
+        cli("vm", "status", "web", "-o", "path=status.instances[*].node").out
+        == "node1\nnode2\nnode3\n"
+    )
     assert cli("get", "vm", "-o", "path={.metadata.labels}").out == '{}\n{"app":"web"}\n'
 
 
@@ -108,8 +126,14 @@ def test_events_of_one_object(cli):
 
 def test_watch_prints_changes_until_interrupted(cli):
     vm = cli.api.objects["vms", "web"]
-    cli.api.changes = [{"type": "changed", "object": {**vm, "status": {"phase": "Running", "readyReplicas": 3}}, "revision": 900},
-                       {"type": "deleted", "object": vm, "revision": 901}]
+    cli.api.changes = [
+        {
+            "type": "modified",
+            "object": {**vm, "status": {"phase": "Running", "readyReplicas": 3}},
+            "revision": 900,
+        },
+        {"type": "deleted", "object": vm, "revision": 901},
+    ]
     ran = cli("vm", "list", "--watch")
     assert ran.code == 130
     assert "Running" in ran.out

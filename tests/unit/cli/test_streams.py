@@ -18,19 +18,27 @@ BASE = "/v1/namespaces/default/instances"
 def logs(cli):
     for number in (1, 2, 3):
         text = f"one {number}\ntwo".encode()
-        cli.api.streams[f"{BASE}/web-{number}/logs"] = FakeStream([frames.STDOUT + text, frames.STDOUT + b" parts\n"])
+        cli.api.streams[f"{BASE}/web-{number}/logs"] = FakeStream(
+            [frames.STDOUT + text, frames.STDOUT + b" parts\n"]
+        )
     return cli
 
 
 def test_logs_of_all_instances_have_names(logs):
     ran = logs("vm", "logs", "web")
     assert sorted(ran.out.splitlines()) == sorted(
-        line for n in (1, 2, 3) for line in (f"web-{n} | one {n}", f"web-{n} | two parts"))
+        line for n in (1, 2, 3) for line in (f"web-{n} | one {n}", f"web-{n} | two parts")
+    )
 
 
 def test_logs_of_one_instance_are_plain(logs):
     assert logs("vm", "logs", "web-2", "--tail", "5").out == "one 2\ntwo parts\n"
-    assert ("STREAM", f"{BASE}/web-2/logs", {"tail": "5", "follow": "false"}, None) in logs.api.calls
+    assert (
+        "STREAM",
+        f"{BASE}/web-2/logs",
+        {"tail": "5", "follow": "false"},
+        None,
+    ) in logs.api.calls
 
 
 def test_logs_filter_and_old_spelling(logs):
