@@ -38,6 +38,9 @@ class App(Protocol):
     def formed(self, nodes: int) -> bool:
         """Tell whether all nodes take part."""
 
+    def unsettled(self) -> list[str]:
+        """Return what should run and does not, as far as this node knows."""
+
 
 class Factory(Protocol):
     """Makes an application for a host whose daemon has just started."""
@@ -74,6 +77,10 @@ class RaftApp:
     def formed(self, nodes: int) -> bool:
         """Tell whether this node knows all voters."""
         return sum(not m.learner for m in self._raft.members.values()) == nodes
+
+    def unsettled(self) -> list[str]:
+        """There is nothing to run."""
+        return []
 
     async def run(self) -> None:
         """Make the first state if there is none, start, serve; the first host invites the rest."""

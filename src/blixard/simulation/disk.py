@@ -40,7 +40,8 @@ def tear(generator: random.Random, operation: Operation) -> list[Operation]:
     if data is None:
         return [operation] if generator.random() < 0.5 else []
     sector = generator.choice(SECTORS)
-    kept, position = [], 0
+    kept: list[Operation] = []
+    position = 0
     while position < len(data):
         end = min(len(data), (offset + position) // sector * sector + sector - offset)
         if generator.random() < 0.5:

@@ -96,7 +96,7 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     # scheduling
 
-    def call_soon(
+    def call_soon(  # type: ignore[override]
         self,
         callback: Callable[..., object],
         *args: Any,
@@ -112,7 +112,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self.push(handle)
         return handle
 
-    def call_later(
+    def call_later(  # type: ignore[override]
         self,
         delay: float,
         callback: Callable[..., object],
@@ -124,7 +124,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         when_ns = self.now_ns + process.clock.world_delay_ns(delay)
         return self.schedule(when_ns, callback, args, context or process.context, process)
 
-    def call_at(
+    def call_at(  # type: ignore[override]
         self,
         when: float,
         callback: Callable[..., object],
@@ -159,7 +159,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         """Return a future of this loop."""
         return asyncio.Future(loop=self)
 
-    def create_task(  # type: ignore[override]
+    def create_task(
         self,
         coro: Generator[Any, None, Any] | Coroutine[Any, Any, Any],
         *,

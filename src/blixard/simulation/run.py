@@ -16,7 +16,8 @@ from blixard.simulation.loop import LivelockError, Mode
 from blixard.simulation.observed import Watch
 from blixard.simulation.oracles import Oracles
 from blixard.simulation.streams import Streams
-from blixard.simulation.workload import Client, History, check_final
+from blixard.simulation.whole import NodeApp
+from blixard.simulation.workload import Client, History, Operator, check_final
 from blixard.simulation.world import Host, World
 
 SECOND = 1_000_000_000
@@ -25,6 +26,7 @@ _LEADER_WITHIN_S = 10
 _QUIET_S = 3
 _RESTART_S = 0.5
 _BLACKOUT_S = 8
+_SETTLE_S = 30
 _POLL_NS = SECOND // 10
 _MAX_STEPS = 20_000_000
 
@@ -94,10 +96,12 @@ class Simulation:
             max_message_bytes=knobs.choice((4 << 10, 512 << 10)),
             reserve_bytes=4096,
         )
-        self.factory = factory or functools.partial(RaftApp, config=self.config)
+        app = NodeApp if options.node else RaftApp
+        self.factory = factory or functools.partial(app, config=self.config)
         self.apps: dict[int, App] = {}
         self.history = History()
         self.clients: list[Client] = []
+        self.operator: Operator | None = None
         self._plan = plan
         self.injector: Injector | None = None
 
@@ -158,8 +162,13 @@ class Simulation:
         """Stop the clients, compare all nodes, then switch everything off and on again."""
         for client in self.clients:
             client.stopped = True
+        if self.operator is not None:
+            self.operator.stopped = True
         self._to(max(end_ns, self.world.loop.now_ns + _QUIET_S * SECOND))
         self._compare("at the end")
+        if not self._wait(_SETTLE_S, self._settled):
+            self._unless_failed("liveness", f"not ready: {self._unsettled()}")
+            return
         for host in self.world.hosts:
             host.crash()
         for host in self.world.hosts:
@@ -179,6 +188,10 @@ class Simulation:
             client = Client(env, number, nodes, self.history, self.oracles.fail)
             self.clients.append(client)
             env.spawn(client.run(), name="client")
+        if self.options.node:
+            env = self.world.client(self.options.clients)
+            self.operator = Operator(env, nodes)
+            env.spawn(self.operator.run(), name="operator")
         now_ms = self.world.loop.now_ns // 1_000_000
         heal_ms = max(now_ms + 1_000, int(end_ns * 0.75) // 1_000_000)
         plan = self._plan or draw_plan(
@@ -224,16 +237,27 @@ class Simulation:
     def _led(self) -> bool:
         return any(app.raft is not None and app.raft.is_leader for app in self._live())
 
+    def _indexes(self) -> list[int]:
+        """Return what each host has applied; -1: it does not run."""
+        rafts = [app.raft for app in self._live()]
+        applied = [raft.applied_index if raft is not None else -1 for raft in rafts]
+        return applied + [-1] * (len(self.world.hosts) - len(applied))
+
+    def _converged(self) -> bool:
+        return len(set(self._indexes())) == 1
+
+    def _unsettled(self) -> list[str]:
+        return [text for app in self._live() for text in app.unsettled()]
+
+    def _settled(self) -> bool:
+        return not self._unsettled()
+
     def _compare(self, when: str) -> None:
         """All nodes have applied the same, and it holds every acknowledged write."""
         if self._failed():
             return
-        views = []
-        for host in self.world.hosts:
-            raft = self.apps[host.number].raft if host.daemon is not None else None
-            views.append((host.number, raft.applied_index if raft is not None else -1))
-        if len({applied for _, applied in views}) != 1:
-            self.oracles.fail("convergence", f"{when}, hosts have applied {views}")
+        if not self._wait(_QUIET_S, self._converged):
+            self._unless_failed("convergence", f"{when}, hosts have applied {self._indexes()}")
             return
         for host in self.world.hosts:
             values = self.apps[host.number].values()

@@ -15,9 +15,11 @@ import msgspec
 from blixard.base.errors import BlixardError
 from blixard.simulation.environment import SimEnvironment
 
-WRITE, READ = "sim.write", "sim.read"
+WRITE, READ, APPLY = "sim.write", "sim.read", "sim.apply"
 _TIMEOUT_S = 1.5
 _MEAN_GAP_S = 0.4
+_SCALE_GAP_S = 15.0
+_DECLARE_RETRY_S = 0.5
 _FAILED = ("NOT_LEADER", "NO_QUORUM", "OVERLOADED", "DISK_FULL", "CONFLICT")
 
 
@@ -31,6 +33,14 @@ class Write(msgspec.Struct, frozen=True, array_like=True):
     def text(self) -> str:
         """What is stored: unique among all writes, and easy to find on a disk."""
         return f"<{self.key}={self.value}>"
+
+
+class Declare(msgspec.Struct, frozen=True, array_like=True):
+    """Want a VM with so many replicas."""
+
+    name: str
+    replicas: int
+    on_partition: str = ""
 
 
 def value_of(text: str) -> int:
@@ -62,6 +72,59 @@ class History(msgspec.Struct):
     last_write_ns: int = 0
 
 
+class Asking:
+    """Asks one node, follows it once to the leader that it names."""
+
+    def __init__(self, env: SimEnvironment, nodes: list[str], favourite: int) -> None:
+        self._env = env
+        self._nodes = nodes
+        self._favourite = nodes[favourite % len(nodes)]
+
+    async def ask(self, method: str, payload: bytes) -> bytes:
+        """Ask the favourite node, now and then another; change the favourite after a failure."""
+        node = self._favourite
+        if self._env.random.random() < 0.2:
+            node = self._env.random.choice(self._nodes)
+        try:
+            return await self._request(node, method, payload)
+        except BlixardError as error:
+            leader = str(error.details.get("leader", ""))
+            if error.code != "NOT_LEADER" or not leader or leader == node:
+                self._favourite = self._env.random.choice(self._nodes)
+                raise
+            self._favourite = leader
+            return await self._request(leader, method, payload)
+
+    async def _request(self, node: str, method: str, payload: bytes) -> bytes:
+        return await self._env.transport.request(node, method, payload, timeout_s=_TIMEOUT_S)
+
+
+class Operator:
+    """Wants VMs, and changes how many replicas it wants."""
+
+    def __init__(self, env: SimEnvironment, nodes: list[str]) -> None:
+        self._env = env
+        self._asking = Asking(env, nodes, 0)
+        self.stopped = False
+
+    async def run(self) -> None:
+        """Declare a few VMs, then scale them now and then."""
+        for name, on_partition in (("web", ""), ("single", "fence"), ("kept", "keep")):
+            await self._declare(Declare(name, 1 if name == "single" else 2, on_partition))
+        while not self.stopped:
+            await asyncio.sleep(self._env.random.expovariate(1 / _SCALE_GAP_S))
+            await self._declare(Declare("web", self._env.random.randint(1, 3)))
+
+    async def _declare(self, wanted: Declare) -> None:
+        while not self.stopped:
+            try:
+                await self._asking.ask(APPLY, msgspec.msgpack.encode(wanted))
+                return
+            except BlixardError as error:
+                self._env.log("info", "declaration_repeated", code=error.code)
+                await asyncio.sleep(_DECLARE_RETRY_S)
+
+
 class Client:
     """One client with its own keys."""
 
@@ -75,12 +138,11 @@ class Client:
     ) -> None:
         self._env = env
         self._number = number
-        self._nodes = nodes
+        self._asking = Asking(env, nodes, number)
         self._history = history
         self._fail = fail
         self._generation = 0
         self._key = ""
-        self._favourite = nodes[number % len(nodes)]
         self.stopped = False
         self.successes = 0
 
@@ -103,7 +165,7 @@ class Client:
         known.asked += 1
         write = Write(self._key, known.asked)
         try:
-            await self._ask(WRITE, msgspec.msgpack.encode(write))
+            await self._asking.ask(WRITE, msgspec.msgpack.encode(write))
         except BlixardError as error:
             if error.code in _FAILED:
                 known.asked -= 1
@@ -123,7 +185,7 @@ class Client:
         known = self._history.keys[key]
         least = known.least
         try:
-            answer = await self._ask(READ, key.encode())
+            answer = await self._asking.ask(READ, key.encode())
         except BlixardError:
             return
         value = value_of(answer.decode())
@@ -135,24 +197,6 @@ class Client:
                 f"[{least}, {known.asked}]",
             )
         known.seen = max(known.seen, value)
-
-    async def _ask(self, method: str, payload: bytes) -> bytes:
-        """Ask a node; follow it once to the leader that it names, else try another next time."""
-        node = self._favourite
-        if self._env.random.random() < 0.2:
-            node = self._env.random.choice(self._nodes)
-        try:
-            return await self._request(node, method, payload)
-        except BlixardError as error:
-            leader = str(error.details.get("leader", ""))
-            if error.code != "NOT_LEADER" or not leader or leader == node:
-                self._favourite = self._env.random.choice(self._nodes)
-                raise
-            self._favourite = leader
-            return await self._request(leader, method, payload)
-
-    async def _request(self, node: str, method: str, payload: bytes) -> bytes:
-        return await self._env.transport.request(node, method, payload, timeout_s=_TIMEOUT_S)
 
 
 def check_final(

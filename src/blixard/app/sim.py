@@ -1,0 +1,128 @@
+"""``blixard sim``: run the cluster inside the deterministic simulator."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import multiprocessing
+import re
+import sys
+from collections.abc import Iterator
+
+import click
+import msgspec
+
+from blixard.base.errors import EXIT_FAILED
+from blixard.base.units import parse_duration_s
+from blixard.simulation.run import Options, Report, simulate
+
+_SEEDS = re.compile(r"(\d+)-(\d+)")
+_MAX_SEEDS = 1_000_000
+_SHOWN = 3
+
+
+@click.group(name="sim")
+def sim() -> None:
+    """Run the cluster inside a deterministic simulator.
+
+    Real nodes run in virtual time on simulated disks, networks and hypervisors, all of it drawn
+    from one seed. The same seed gives the same run, event by event.
+    """
+
+
+@sim.command()
+@click.option("--seed", type=click.IntRange(min=0), help="Run this seed.")
+@click.option("--seeds", help="Run all seeds from A to B.", metavar="A-B")
+@click.option("--nodes", type=click.Choice(["3", "5"]), default="5", show_default=True)
+@click.option("--duration", default="60s", show_default=True, help="Virtual time of each run.")
+@click.option("--clients", type=click.IntRange(1, 100), default=5, show_default=True)
+@click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True)
+@click.option(
+    "--only",
+    type=click.Choice(["node", "raft"]),
+    default="node",
+    show_default=True,
+    help="The whole node, or consensus alone.",
+)
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+def run(
+    *,
+    seed: int | None,
+    seeds: str | None,
+    nodes: str,
+    duration: str,
+    clients: int,
+    jobs: int,
+    only: str,
+    form: str,
+) -> None:
+    """Run one seed or many; exit code 1 if a promise was broken.
+
+    Examples:
+      blixard sim run --seed 7
+      blixard sim run --seeds 1-500 --jobs 2 --format json
+    """
+    seconds = parse_duration_s(duration)
+    options = [
+        Options(seed=number, nodes=int(nodes), duration_s=seconds, clients=clients,
+                node=only == "node")
+        for number in _numbers(seed, seeds)
+    ]  # fmt: skip
+    failed = 0
+    reports: list[Report] = []
+    for report in run_all(options, jobs=jobs):
+        failed += not report.ok
+        if form == "json":
+            reports.append(report)
+        else:
+            _show(report)
+    if form == "json":
+        print(json.dumps(_document(reports)))
+    elif len(options) > 1:
+        print(f"{len(options)} seeds, {failed} failed")
+    if failed:
+        sys.exit(EXIT_FAILED)
+
+
+def _numbers(seed: int | None, seeds: str | None) -> range:
+    if (seed is None) == (seeds is None):
+        raise click.UsageError("give either --seed N or --seeds A-B")
+    if seed is not None:
+        return range(seed, seed + 1)
+    match = _SEEDS.fullmatch(seeds or "")
+    first, last = (int(match[1]), int(match[2])) if match else (1, 0)
+    if not first <= last < first + _MAX_SEEDS:
+        raise click.UsageError(f"--seeds: {seeds!r} is no range A-B with A <= B")
+    return range(first, last + 1)
+
+
+def run_all(options: list[Options], *, jobs: int) -> Iterator[Report]:
+    """Yield the reports in the order of *options*; several processes if *jobs* > 1."""
+    if jobs == 1 or len(options) == 1:
+        yield from map(simulate, options)
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        yield from pool.map(simulate, options, chunksize=1)
+
+
+def _document(reports: list[Report]) -> dict[str, object]:
+    return {
+        "ok": all(report.ok for report in reports),
+        "seeds": [
+            {**msgspec.to_builtins(report), "trace_hash": report.trace_hash} for report in reports
+        ],
+    }
+
+
+def _show(report: Report) -> None:
+    faults = " ".join(f"{kind}:{count}" for kind, count in report.faults.items()) or "none"
+    print(
+        f"seed {report.seed:<6} {'ok    ' if report.ok else 'FAILED'} {report.trace_hash[:16]}  "
+        f"writes {report.writes}  reads {report.reads}  unknown {report.unknown}  "
+        f"faults {faults}  {report.wall_s:.2f} s"
+    )
+    if not report.ok:
+        for violation in report.violations[:_SHOWN]:
+            print(f"  {violation.rstrip()}")
+        print(f"  replay: {report.replay}")

@@ -1,0 +1,175 @@
+"""The whole node on each host: founded, joined by records, with VMs to run and keys to write."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from blixard.base.errors import BlixardError
+from blixard.cluster.resources import PatchStatus, Put
+from blixard.consensus.config import Member, RaftConfig
+from blixard.consensus.node import RaftNode
+from blixard.node.founding import Founding, NodeFacts
+from blixard.node.messages import Peer
+from blixard.node.node import Node, NodeConfig, NodeIdentity, Voter
+from blixard.simulation.observed import Watch, watch_machine, watch_raft
+from blixard.simulation.workload import APPLY, READ, WRITE, Declare, Write
+from blixard.simulation.world import Host
+
+CLUSTER_ID = "01JSJM00000000000000000000"
+_RAFT = "raft"
+_COMMIT_S = 1.2
+_RETRY_S = 0.3
+
+
+class NodeApp:
+    """One incarnation of the node on a host."""
+
+    def __init__(
+        self, host: Host, hosts: list[Host], watch: Watch, *, config: RaftConfig
+    ) -> None:
+        assert host.daemon is not None
+        self._host = host
+        self._hosts = hosts
+        self._watch = watch
+        self._env = host.daemon.env
+        self.node = Node(
+            self._env,
+            self._identity(),
+            NodeConfig(raft=config),
+            hypervisor=host.daemon.hypervisor,
+            network=host.network_backend,
+            builder=host.builder,
+        )
+        self.node.on_voter = self._observe
+
+    def _identity(self) -> NodeIdentity:
+        host, first = self._host, self._hosts[0]
+        founding = Founding(
+            trust_domain="sim", facts=NodeFacts(vcpus=8, memory_mib=8192),
+            voters_max=len(self._hosts),
+        )  # fmt: skip
+        peer = Peer(
+            uid=first.uid, name=first.uid, address=first.address, raft_id=1, epoch=1, voter=True
+        )
+        return NodeIdentity(
+            cluster_id=CLUSTER_ID,
+            uid=host.uid,
+            name=host.uid,
+            raft_id=host.number,
+            address=host.address,
+            peers=(peer,),
+            founding=founding if host is first else None,
+        )
+
+    def _observe(self, voter: Voter) -> None:
+        watch_machine(voter.machine, self._host.number, self._watch)
+        watch_raft(voter.raft, self._host.number, self._watch)
+
+    @property
+    def raft(self) -> RaftNode | None:
+        """The Raft node, if this one votes or learns."""
+        return self.node.voter.raft if self.node.voter is not None else None
+
+    def values(self) -> dict[str, str]:
+        """Return the applied texts by key."""
+        if self.node.voter is None:
+            return {}
+        store = self.node.voter.machine.store
+        return {r.metadata.name: str(r.spec["value"]) for r in store.list("KeyValue")}
+
+    def formed(self, nodes: int) -> bool:
+        """Tell whether this node knows all voters."""
+        raft = self.raft
+        return raft is not None and sum(not m.learner for m in raft.members.values()) == nodes
+
+    def unsettled(self) -> list[str]:
+        """Return the VMs that do not have all their replicas ready."""
+        if self.node.voter is None:
+            return []
+        return [
+            f"{vm.metadata.name}: {vm.status}"
+            for vm in self.node.voter.machine.store.list("VM")
+            if vm.status.get("readyReplicas") != vm.spec.get("replicas", 1)
+        ]
+
+    async def run(self) -> None:
+        """Make the first node's first state if there is none, start, serve; then let others in."""
+        first = self._host.number == 1 and not self._env.disk.exists(_RAFT)
+        if first:
+            member = Member(1, self._host.uid, self._host.address)
+            await RaftNode.bootstrap(
+                self._env, directory=_RAFT, cluster_id=CLUSTER_ID, member=member
+            )
+        await self.node.start()
+        handlers: dict[str, Callable[[str, bytes], Awaitable[bytes]]] = {
+            WRITE: self._write, READ: self._read, APPLY: self._apply,
+        }  # fmt: skip
+        for method, handler in handlers.items():
+            self._env.transport.on_request(method, handler)
+        if first:
+            while not await self._let_in():
+                await asyncio.sleep(_RETRY_S)
+
+    async def _let_in(self) -> bool:
+        """Record all other nodes as joined; True once that is committed."""
+        voter = self.node.voter
+        assert voter is not None
+        config = voter.machine.store.get("ClusterConfig", "", "cluster")
+        if config is None:
+            return False
+        spec = {**config.spec, "nextRaftId": len(self._hosts) + 1}
+        ops = [Put(kind="ClusterConfig", namespace="", name="cluster", spec=spec)]
+        for host in self._hosts[1:]:
+            capacity = {"vcpus": 8, "memoryMib": 8192}
+            node = {"address": host.address, "raftId": host.number, "capacity": capacity}
+            ops.append(
+                Put(kind="Node", namespace="", name=host.uid, spec=node, uid=host.uid, expect=0,
+                    status={"epoch": 1, "state": "Joining"})
+            )  # fmt: skip
+        try:
+            await voter.cluster.commit(tuple(ops), actor="system:join", timeout_s=_COMMIT_S)
+        except BlixardError as error:
+            self._env.log("info", "join_postponed", code=error.code, detail=error.message)
+            return False
+        return True
+
+    # what clients ask
+
+    def _voter(self) -> Voter:
+        if self.node.voter is None:
+            raise BlixardError("NOT_LEADER", "not a voter", details={"leader": ""})
+        return self.node.voter
+
+    async def _write(self, _uid: str, payload: bytes) -> bytes:
+        write = msgspec.msgpack.decode(payload, type=Write)
+        put = Put(
+            kind="KeyValue", namespace="", name=write.key, spec={"value": write.text},
+            uid=self._env.new_id(),
+        )  # fmt: skip
+        await self._voter().cluster.commit((put,), actor="client", timeout_s=_COMMIT_S)
+        self._watch.acknowledged(write.text.encode())
+        return b""
+
+    async def _read(self, _uid: str, payload: bytes) -> bytes:
+        cluster = self._voter().cluster
+        await cluster.barrier(timeout_s=_COMMIT_S)
+        found = cluster.store.get("KeyValue", "", payload.decode())
+        return str(found.spec["value"]).encode() if found is not None else b""
+
+    async def _apply(self, _uid: str, payload: bytes) -> bytes:
+        wanted = msgspec.msgpack.decode(payload, type=Declare)
+        put = Put(
+            kind="VM", namespace="default", name=wanted.name, uid=self._env.new_id(),
+            spec={"replicas": wanted.replicas, "recipe": {"packages": ["nginx"]},
+                  "memory": "256MiB", "onPartition": wanted.on_partition},
+        )  # fmt: skip
+        await self._voter().cluster.commit((put,), actor="operator", timeout_s=_COMMIT_S)
+        return b""
+
+
+def stale_status(op: object, newest_run: dict[str, int]) -> bool:
+    """Tell whether a report of an older run of an instance came after a newer one had started."""
+    return isinstance(op, PatchStatus) and op.run > 0 and op.run < newest_run.get(op.uid, 0)
