@@ -86,7 +86,7 @@ class KeyValueSpec(_Spec, frozen=True, kw_only=True):
 class ApiKeySpec(_Spec, frozen=True, kw_only=True):
     """A key's public half: its id is the name; only a hash of the whole is kept."""
 
-    hash: str
+    sha256: str
     role: Literal["admin", "viewer"] = "viewer"
     expires_at_ms: _Count = 0
     description: str = ""
@@ -263,7 +263,7 @@ KINDS: tuple[Kind, ...] = (
         spec=ApiKeySpec,
         name_pattern=r"[A-Za-z0-9]{1,63}",
         internal=True,
-        secret_fields=("hash",),
+        secret_fields=("sha256",),
     ),
     Kind(
         name="Event",

@@ -1,0 +1,106 @@
+"""Watches as server-sent events: resume from a revision, heartbeats, ended when too slow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from blixard.api.callers import require
+from blixard.api.documents import Place
+from blixard.api.messages import EVENT_STREAM, Response
+from blixard.api.reading import matches, parse_count, shown
+from blixard.api.standing import Call
+from blixard.base.errors import BlixardError, to_body
+from blixard.cluster.kind import Kind
+from blixard.cluster.watch import Change, Subscription
+
+HEARTBEAT_S = 10.0
+HEARTBEAT = b": here\n\n"
+_ENCODER = msgspec.json.Encoder()
+
+
+def sse_event(event: str, data: str, *, event_id: str = "") -> bytes:
+    """Return one event; every line break inside *data* begins a new data line."""
+    assert "\n" not in event + event_id
+    assert "\r" not in event + event_id
+    lines = [f"id: {event_id}"] if event_id else []
+    lines.append(f"event: {event}")
+    normal = data.replace("\r\n", "\n").replace("\r", "\n")
+    lines += [f"data: {line}" for line in normal.split("\n")]
+    return ("\n".join(lines) + "\n\n").encode()
+
+
+def watch(call: Call, place: Place) -> Response:
+    """Follow a kind or one object from a revision; without one, begin with what is there.
+
+    Raises:
+        BlixardError: REVISION_COMPACTED, OVERLOADED, BAD_REQUEST.
+    """
+    require(call.principal, "watch", place.kind.name, place.namespace)
+    request = call.request
+    text = request.headers.get("last-event-id") or request.query.get("revision", "")
+    first: list[Change] = []
+    if text:
+        revision = parse_count(text, "revision", 1 << 62, 0)
+    else:
+        store = call.cluster.store
+        revision = store.revision
+        found = store.list(place.kind.name, place.namespace or None)
+        first = [Change(r.metadata.revision, "ADDED", r) for r in found]
+    subscription = call.cluster.subscribe(revision, (place.kind.name,), place.namespace or None)
+    chunks = _chunks(subscription, first, revision, place, request.query)
+    return Response(content_type=EVENT_STREAM, headers={"cache-control": "no-store"}, chunks=chunks)
+
+
+async def _chunks(
+    subscription: Subscription,
+    first: list[Change],
+    revision: int,
+    place: Place,
+    query: dict[str, str],
+) -> AsyncIterator[bytes]:
+    wanted = {k: v for k, v in query.items() if k in {"labelSelector", "fieldSelector", "filter"}}
+    try:
+        head = [_event(place.kind, c, "") for c in first if _wants(place, wanted, c)]
+        yield b"".join([f": from {revision}\n\n".encode(), *head])
+        while True:
+            try:
+                async with asyncio.timeout(HEARTBEAT_S):
+                    changes = await subscription.next()
+            except TimeoutError:
+                yield HEARTBEAT
+                continue
+            data = encode_changes(place, wanted, changes)
+            if data:
+                yield data
+    except BlixardError as error:
+        yield sse_event("error", _ENCODER.encode(to_body(error)).decode())
+    finally:
+        subscription.close()
+
+
+def encode_changes(place: Place, wanted: dict[str, str], changes: list[Change]) -> bytes:
+    """Return the events of a batch; only the last of one revision carries the id to resume from."""
+    kept = [change for change in changes if _wants(place, wanted, change)]
+    parts = []
+    for number, change in enumerate(kept):
+        last = number + 1 == len(kept) or kept[number + 1].revision != change.revision
+        parts.append(_event(place.kind, change, str(change.revision) if last else ""))
+    return b"".join(parts)
+
+
+def _wants(place: Place, wanted: dict[str, str], change: Change) -> bool:
+    if place.name and change.resource.metadata.name != place.name:
+        return False
+    return not wanted or change.type == "DELETED" or matches(wanted, change.resource)
+
+
+def _event(kind: Kind, change: Change, event_id: str) -> bytes:
+    body = {
+        "type": change.type.lower(),
+        "revision": change.revision,
+        "object": shown(kind, change.resource),
+    }
+    return sse_event(change.type.lower(), _ENCODER.encode(body).decode(), event_id=event_id)
