@@ -91,7 +91,7 @@ ROWS: dict[str, Row | LazyGroup] = {
         "image",
         "Guest images made of distribution packages.",
         ("blixard image build web --packages nginx", "blixard image list"),
-        build=(f"{_CLI}.image:build", "Declare an image and wait until it is built."),
+        build=(f"{_CLI}.image:build", "Declare an image; nodes build it once and keep it."),
         list=(f"{_CLI}.image:list_images", "List images."),
     ),
     "get": Row(f"{_CLI}.objects:get", "List objects of any kind, or show one."),
@@ -128,7 +128,7 @@ ROWS: dict[str, Row | LazyGroup] = {
     "auth": _verbs(
         "auth",
         "API keys.",
-        ("blixard auth create-key --name ci --role operator", "blixard auth list-keys"),
+        ("blixard auth create-key --name ci --role admin", "blixard auth list-keys"),
         create_key=(f"{_CLI}.auth:create_key", "Make an API key; its secret is shown once."),
         list_keys=(f"{_CLI}.auth:list_keys", "List API keys."),
         revoke_key=(f"{_CLI}.auth:revoke_key", "Revoke an API key."),

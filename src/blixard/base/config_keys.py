@@ -107,7 +107,7 @@ class StorageSection(msgspec.Struct, frozen=True, kw_only=True):
 class NetworkSection(msgspec.Struct, frozen=True, kw_only=True):
     """The default network. ``pool``: addresses of guests, for the whole cluster."""
 
-    pool: str = "10.77.0.0/16"
+    pool: str = "10.42.0.0/16"
     mtu: int = 1450
     vxlan_port: int = 4789
     bridge_name: str = "blixard0"

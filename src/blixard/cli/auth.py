@@ -19,12 +19,12 @@ KEY = kind_named("apikey")
 
 @command(
     examples=(
-        "blixard auth create-key --name ci --role operator",
+        "blixard auth create-key --name ci --role admin",
         "blixard auth create-key --name ci --role viewer --expires 30d --output-file ci.key",
     )
 )
 @click.option("--name", required=True, help="Name of the key.")
-@click.option("--role", required=True, help="Role that the key has.")
+@click.option("--role", default="viewer", show_default=True, help="admin or viewer.")
 @click.option("--expires", metavar="TIME", help="How long the key is valid (30d).")
 @click.option(
     "--output-file", metavar="FILE", help="Write the secret there (mode 0600), not to the screen."

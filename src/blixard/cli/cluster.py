@@ -17,7 +17,7 @@ from blixard.cli.tree import command
 
 NODE = kind_named("node")
 TOKEN = kind_named("jointoken")
-FINISHED = ("Succeeded", "Done", "Failed", "Cancelled")
+OPERATION = kind_named("operation")
 
 
 @command(
@@ -145,17 +145,22 @@ def _refuse_osds(given: bool, flag: str) -> None:
 
 
 def _remove(session: Session, name: str, *, force: bool) -> None:
-    answer = session.write("POST", session.path(NODE, name, "remove"), {"force": force})
-    session.out.show_value(
-        answer, f"node/{name} {'would be ' if session.dry_run else 'is being '}removed"
-    )
-    if (
-        answer
-        and answer.get("kind") == "Operation"
-        and not session.dry_run
-        and not session.flags.on("detach")
-    ):
-        follow_operation(session, answer)
+    """Create the operation that the leader carries out, and follow it."""
+    import secrets
+
+    node = session.get(NODE, name)
+    kind = "force-remove-node" if force else "remove-node"
+    body = {
+        "apiVersion": "blixard.dev/v1",
+        "kind": OPERATION.name,
+        "metadata": {"name": f"{kind}-{name}-{secrets.token_hex(4)}"[:80].lower()},
+        "spec": {"type": kind, "target": name, "targetUid": node["metadata"]["uid"]},
+    }
+    made = session.write("POST", session.path(OPERATION), body)
+    word = "would be removed" if session.dry_run else "is being removed"
+    session.out.show_value(made, f"node/{name} {word}")
+    if not session.dry_run and not session.flags.on("detach"):
+        follow_operation(session, made)
 
 
 def follow_operation(session: Session, operation: Object) -> None:
@@ -168,10 +173,9 @@ def follow_operation(session: Session, operation: Object) -> None:
 
     from blixard.cli.following import FOLLOW_S, states
 
-    kind = kind_named("operation")
     last = ""
     deadline = time.monotonic() + session.timeout_s(FOLLOW_S)
-    for found in states(session, kind, name_of(operation), deadline):
+    for found in states(session, OPERATION, name_of(operation), deadline):
         state: dict[str, Any] = (found or {}).get("status", {})
         message = f"{state.get('phase', 'Pending')}: {state.get('message', '')}".rstrip(": ")
         if message != last:
@@ -179,7 +183,7 @@ def follow_operation(session: Session, operation: Object) -> None:
             last = message
         if state.get("phase") == "Failed":
             raise BlixardError("CONFLICT", str(state.get("message", "the operation failed")))
-        if found is None or state.get("phase") in FINISHED:
+        if found is None or state.get("phase") == "Succeeded":
             return
     raise BlixardError(
         "TIMEOUT", f"still running: {last}", hint=f"blixard operation show {name_of(operation)}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from blixard.base.units import parse_duration_s
-from blixard.cli import paths
 from blixard.cli.kinds import Kind, kind_named, split_reference
 from blixard.cli.output import Object
 from blixard.cli.session import Session
@@ -47,9 +46,8 @@ def events(session: Session, about: str | None, since: str | None, follow: bool)
 
 
 def time_of(event: Object) -> int:
-    """Return when an event last happened."""
-    metadata = event.get("metadata", {})
-    return int(metadata.get("updatedAtMs") or metadata.get("createdAtMs") or 0)
+    """Return when an event happened."""
+    return int(event["spec"].get("atMs") or event["metadata"].get("createdAtMs") or 0)
 
 
 def events_about(events: list[Object], kind: Kind, name: str) -> list[Object]:
@@ -58,18 +56,9 @@ def events_about(events: list[Object], kind: Kind, name: str) -> list[Object]:
 
 
 def _is_about(event: Object, kind: Kind, name: str) -> bool:
-    about = next(
-        (a for s in ("object", "about", "regarding") if (a := paths.get(event, f"spec.{s}"))), ""
-    )
-    if isinstance(about, dict):
-        about = f"{about.get('kind', '')}/{about.get('name', '')}"
-    event_kind, event_name = split_reference(str(about))
-    if event_kind.lower() == kind.lower:
-        return not name or event_name == name
-    stem, _, ordinal = event_name.rpartition("-")
-    return (
-        kind.name == "VM"
-        and event_kind.lower() == "instance"
-        and stem == name
-        and ordinal.isdigit()
-    )
+    about_kind, about_name = event["spec"].get("aboutKind", ""), event["spec"].get("aboutName", "")
+    if about_kind == kind.name:
+        return not name or about_name == name
+    stem, _, ordinal = about_name.rpartition("-")
+    is_member = about_kind == "Instance" and stem == name and ordinal.isdigit()
+    return kind.name == "VM" and is_member

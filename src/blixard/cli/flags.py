@@ -45,6 +45,7 @@ _ROWS: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     ("timeout", ("--timeout",), "Give up after this time (30s, 5m).", "text"),
     ("request_id", ("--request-id",), "Repeat a request under its id.", "text"),
     ("namespace", ("--namespace", "-n"), "Work in this namespace.", "text"),
+    ("all_namespaces", ("--all-namespaces", "-A"), "List all namespaces.", "flag"),
     ("address", ("--address",), "HOST:PORT, https://HOST:PORT or the path of a socket.", "text"),
     ("context", ("--context",), "Use this entry of the context file.", "text"),
     ("key_file", ("--key-file",), "Read the API key from a file (- is standard input).", "text"),

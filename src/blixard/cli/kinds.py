@@ -133,17 +133,8 @@ def _yes_no(path: str) -> Cell:
 
 
 def _about(resource: dict[str, Any], _now_ms: int) -> str:
-    about = next(
-        (
-            a
-            for s in ("spec.object", "spec.about", "spec.regarding")
-            if (a := paths.get(resource, s))
-        ),
-        "",
-    )
-    if isinstance(about, dict):
-        return f"{str(about.get('kind', '')).lower()}/{about.get('name', '')}"
-    return paths.text(about)
+    spec = resource.get("spec", {})
+    return f"{str(spec.get('aboutKind', '')).lower()}/{spec.get('aboutName', '')}".strip("/")
 
 
 NAME = Column("NAME", "metadata.name")
@@ -180,11 +171,6 @@ KINDS: tuple[Kind, ...] = (
             Column("VCPUS", "spec.vcpus"),
             AGE,
             Column("MESSAGE", "status.message", optional=True),
-            Column(
-                "NODES",
-                joined("status.instances[*].nodeName", "status.instances[*].node"),
-                wide=True,
-            ),
             Column("NETWORK", "spec.network", wide=True),
             Column("RESTART", "spec.restartPolicy", wide=True),
             UID,
@@ -229,12 +215,12 @@ KINDS: tuple[Kind, ...] = (
         "Network",
         "networks",
         ("net",),
-        True,
+        False,
         (
             NAME,
-            Column("CIDR", first("spec.cidr", "spec.pool")),
-            Column("GATEWAY", first("status.gateway", "spec.gateway")),
-            Column("VNI", first("status.vni", "spec.vni")),
+            Column("CIDR", "spec.cidr"),
+            Column("VNI", "spec.vni"),
+            Column("MTU", "spec.mtu"),
             AGE,
         ),
     ),
@@ -242,13 +228,13 @@ KINDS: tuple[Kind, ...] = (
         "Operation",
         "operations",
         ("op",),
-        True,
+        False,
         (
             NAME,
-            Column("ACTION", first("spec.action", "spec.verb", "spec.type")),
-            Column("OBJECT", _about),
+            Column("TYPE", "spec.type"),
+            Column("TARGET", "spec.target"),
             Column("PHASE", "status.phase"),
-            Column("PROGRESS", "status.progress", optional=True),
+            Column("STEP", "status.step", optional=True),
             AGE,
             Column("MESSAGE", "status.message", optional=True),
         ),
@@ -257,13 +243,12 @@ KINDS: tuple[Kind, ...] = (
         "Event",
         "events",
         ("ev",),
-        True,
+        False,
         (
-            Column("AGE", since("metadata.updatedAtMs")),
-            Column("TYPE", first("spec.type", "spec.level")),
+            Column("AGE", since("spec.atMs")),
+            Column("TYPE", "spec.type"),
             Column("REASON", "spec.reason"),
             Column("OBJECT", _about),
-            Column("COUNT", "spec.count", optional=True),
             Column("MESSAGE", "spec.message"),
             Column("NODE", "spec.node", wide=True),
         ),
@@ -288,8 +273,9 @@ KINDS: tuple[Kind, ...] = (
         ("key",),
         False,
         (
-            NAME,
-            Column("ROLE", first("spec.role", "spec.roles")),
+            Column("ID", "metadata.name"),
+            Column("NAME", "spec.description"),
+            Column("ROLE", "spec.role"),
             Column("EXPIRES", until("spec.expiresAtMs")),
             AGE,
             Column("LAST-USED", since("status.lastUsedAtMs"), optional=True),
@@ -299,7 +285,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         "KeyValue",
         "keyvalues",
-        (),
+        ("kv",),
         False,
         (
             Column("KEY", "metadata.name"),

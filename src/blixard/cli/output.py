@@ -14,6 +14,7 @@ from blixard.cli.kinds import Column, Kind
 from blixard.cli.selecting import Condition, has_labels, holds, parse_conditions, parse_labels
 
 Object = dict[str, Any]
+NAMESPACE = Column("NAMESPACE", "metadata.namespace")
 _COLORS = {"red": "31", "green": "32", "yellow": "33", "dim": "2", "bold": "1"}
 
 
@@ -145,7 +146,8 @@ class Output:
                 _chosen_column(kind, text.strip()) for text in chosen.split(",") if text.strip()
             ]
         wide = self.format == "wide"
-        return [
+        everywhere = kind.namespaced and self.flags.on("all_namespaces")
+        return ([NAMESPACE] if everywhere else []) + [
             c
             for c in kind.columns
             if (wide or not c.wide)

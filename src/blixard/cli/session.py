@@ -60,7 +60,9 @@ class Session:
 
     def path(self, kind: Kind, name: str = "", *parts: str, namespace: str = "") -> str:
         """Return the API path of a kind, an object or a sub-resource."""
-        scope = quote(namespace or self.namespace, safe="") if kind.namespaced else ""
+        everywhere = not name and self.flags.on("all_namespaces")
+        named = "" if everywhere or not kind.namespaced else namespace or self.namespace
+        scope = quote(named, safe="")
         head = f"/v1/namespaces/{scope}" if scope else "/v1"
         return "/".join([head, kind.plural, *(quote(p, safe="") for p in (name, *parts) if p)])
 

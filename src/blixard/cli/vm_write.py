@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import shlex
+import time
 from typing import Any
 
 import click
 
 from blixard.base.errors import BlixardError
 from blixard.cli.conditions import Goal
-from blixard.cli.following import follow
+from blixard.cli.following import FOLLOW_S, follow, states
 from blixard.cli.kinds import kind_named
-from blixard.cli.output import Object
+from blixard.cli.output import Object, name_of
 from blixard.cli.session import Session
 from blixard.cli.tree import command
 
 VM = kind_named("vm")
+INSTANCE = kind_named("instance")
 READY, STOPPED, DELETED = Goal("ready"), Goal("stopped"), Goal("deleted")
 # Flags of the documents whose features are not there yet: named in the error, never ignored.
 ABSENT = {
@@ -225,9 +227,30 @@ def _change(session: Session, names: tuple[str, ...], patch: Object, word: str, 
 def restart(session: Session, names: tuple[str, ...]) -> None:
     """Restart the instances of VMs."""
     for name in names:
+        before = _runs(session, name)
         _, new = session.edit(VM, name, _once_more)
         session.out.show_value(new, f"vm/{name} restarting")
-        follow(session, VM, name, READY)
+        if not session.flags.on("detach") and not session.dry_run:
+            _follow_restart(session, name, before)
+
+
+def _runs(session: Session, name: str) -> dict[str, tuple[Any, ...]]:
+    """Return what tells one run of each instance from the next."""
+    return {
+        name_of(i): (i["spec"].get("run"), *(i["status"].get(k) for k in ("pid", "startedAtMs")))
+        for i in session.list(INSTANCE)[0]
+        if i["spec"].get("vm") == name
+    }
+
+
+def _follow_restart(session: Session, name: str, before: dict[str, tuple[Any, ...]]) -> None:
+    """Wait until every instance runs anew, then until all are ready."""
+    deadline = time.monotonic() + session.timeout_s(FOLLOW_S)
+    for _ in states(session, VM, name, deadline):
+        now = _runs(session, name)
+        if all(now.get(instance) != run for instance, run in before.items()):
+            break
+    follow(session, VM, name, READY)
 
 
 def _once_more(spec: Object) -> Object:

@@ -253,9 +253,10 @@ def web_cluster() -> FakeApi:
         {
             "type": "Warning",
             "reason": "GuestExited",
-            "object": {"kind": "Instance", "name": "web-3"},
+            "aboutKind": "Instance",
+            "aboutName": "web-3",
+            "atMs": NOW_MS - 60_000,
             "message": "exited with code 1",
-            "count": 2,
         },
     )
     api.add(
@@ -264,9 +265,10 @@ def web_cluster() -> FakeApi:
         {
             "type": "Normal",
             "reason": "Scaled",
-            "object": {"kind": "VM", "name": "web"},
+            "aboutKind": "VM",
+            "aboutName": "web",
+            "atMs": NOW_MS - 90_000,
             "message": "from 2 to 3",
-            "count": 1,
         },
     )
     api.answers["GET", "/v1/cluster"] = {

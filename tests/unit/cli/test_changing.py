@@ -273,8 +273,30 @@ def test_token_file_is_private(cli, tmp_path):
 
 def test_force_removal_asks_for_the_name(cli):
     assert cli("cluster", "force-remove-node", "node3").code == 2
-    cli.api.answers["POST", "/v1/nodes/node3/remove"] = {}
-    assert cli("cluster", "force-remove-node", "node3", "--yes").code == 0
+    made = cli("cluster", "force-remove-node", "node3", "--yes", "--detach")
+    assert made.out == "node/node3 is being removed\n"
+    spec = body_of(cli, "POST")["spec"]
+    assert spec == {"type": "force-remove-node", "target": "node3", "targetUid": "UID-node3"}
+
+
+def test_removal_is_followed_to_its_end(cli):
+    cli.api.answers["POST", "/v1/operations"] = operation = cli.api.add(
+        "operations", "op1", {"type": "remove-node"}
+    )
+    cli.api.changes = [
+        {
+            "type": "modified",
+            "object": {**operation, "status": {"phase": phase, "message": message}},
+            "revision": 1,
+        }
+        for phase, message in (
+            ("Running", "2 instances have to move"),
+            ("Succeeded", "the node is removed"),
+        )
+    ]
+    ran = cli("cluster", "remove-node", "node3", "--yes")
+    assert ran.code == 0
+    assert "Running: 2 instances have to move\nSucceeded: the node is removed" in ran.err
 
 
 def test_wait_ends_with_seven_when_time_is_over(cli):
