@@ -42,6 +42,6 @@ class HostClock:
         return max(1, round(delay_s / self._rate * BILLION))
 
     def world_at_ns(self, host_ns: int) -> int:
-        """Return the world's time at which the host's clock shows *host_ns*."""
+        """Return the first time of the world at which the host's clock shows *host_ns*."""
         elapsed = host_ns - self.offset_ns
-        return self._base_ns + elapsed * BILLION // (BILLION + self.drift_ppb)
+        return self._base_ns - (-elapsed * BILLION // (BILLION + self.drift_ppb))

@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import gc
 import heapq
+import math
 import random
 import traceback
 from collections import deque
@@ -21,7 +22,7 @@ from blixard.simulation.clock import BILLION, HostClock
 from blixard.simulation.process import PROCESS, Process, ProcessExitError
 
 Mode = Literal["fifo", "random"]
-MAX_STEPS_PER_INSTANT = 200_000
+MAX_STEPS_PER_INSTANT = 50_000
 _COLLECT_EVERY = 1 << 16
 _COMPACT_AT = 4_096
 
@@ -86,6 +87,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._random = order.random
         self._heap: list[tuple[int, int, SimHandle]] = []
         self._seq = 0
+        self._left = MAX_STEPS_PER_INSTANT
         self._ready: deque[SimHandle] = deque()
         self._waiting: list[Process] = []
         self._running = self._closed = self._stopping = False
@@ -133,7 +135,8 @@ class SimLoop(asyncio.AbstractEventLoop):
     ) -> SimHandle:
         """Run *callback* when the process's clock shows *when* seconds."""
         process = self.current if context is None else context.get(PROCESS) or self.root
-        when_ns = process.clock.world_at_ns(round(when * BILLION))
+        # Never now: code that sleeps for a rest too small to count must get on, as on a real clock.
+        when_ns = max(process.clock.world_at_ns(math.ceil(when * BILLION)), self.now_ns + 1)
         return self.schedule(when_ns, callback, args, context or process.context, process)
 
     def schedule(
@@ -225,9 +228,15 @@ class SimLoop(asyncio.AbstractEventLoop):
             heapq.heappop(heap)
             self.cancelled_timers -= 1
         if not heap or heap[0][0] > end_ns:
-            self.now_ns = max(self.now_ns, end_ns)
+            if end_ns > self.now_ns:
+                self.now_ns = end_ns
+                self._left = MAX_STEPS_PER_INSTANT
             return False
-        self.now_ns = now = max(self.now_ns, heap[0][0])
+        now = heap[0][0]
+        if now > self.now_ns:
+            self.now_ns = now
+            self._left = MAX_STEPS_PER_INSTANT
+        now = self.now_ns
         while heap and heap[0][0] <= now:
             handle = heapq.heappop(heap)[2]
             handle.when_ns = -1
@@ -242,7 +251,6 @@ class SimLoop(asyncio.AbstractEventLoop):
     def _run_instant(self, done: asyncio.Future[Any] | None) -> None:
         """Run callbacks until none is ready or *done* is done."""
         ready, waiting, pop = self._ready, self._waiting, self._pop
-        left = MAX_STEPS_PER_INSTANT
         while ready or waiting:
             handle = pop()
             callback, process = handle.callback, handle.process
@@ -253,14 +261,14 @@ class SimLoop(asyncio.AbstractEventLoop):
                 continue
             self.current = process
             self.steps += 1
-            left -= 1
+            self._left -= 1
             try:
                 handle.context.run(callback, *handle.args)
             except ProcessExitError:
                 pass  # the process is dead; its callbacks are skipped from now on
             except Exception as error:
                 self._callback_failed(process, error)
-            if left <= 0 or self.steps >= self._max_steps:
+            if self._left <= 0 or self.steps >= self._max_steps:
                 raise LivelockError(f"{self.steps} steps, at {self.now_ns} ns, in {process.name}")
             if not self.steps % _COLLECT_EVERY:
                 gc.collect(1)

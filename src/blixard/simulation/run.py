@@ -24,7 +24,6 @@ SECOND = 1_000_000_000
 _FORM_S = 20
 _LEADER_WITHIN_S = 10
 _QUIET_S = 3
-_RESTART_S = 0.5
 _BLACKOUT_S = 8
 _SETTLE_S = 30
 _POLL_NS = SECOND // 10
@@ -44,7 +43,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         """Return the command line that repeats the run."""
         return (
             f"blixard sim run --seed {self.seed} --nodes {self.nodes} "
-            f"--duration {self.duration_s:g}s"
+            f"--duration {self.duration_s:g}s --clients {self.clients}"
+            f"{'' if self.node else ' --only raft'}"
         )
 
 
@@ -85,7 +85,7 @@ class Simulation:
             options.seed, options.nodes, mode=self.mode, observer=self.oracles,
             max_steps=_MAX_STEPS,
         )  # fmt: skip
-        self.world.on_fatal = self._restart_later
+        self.world.on_fatal = self.world.loop.stop
         self.oracles.now_ns = self.world.now_ns
         self.oracles.on_violation = self.world.loop.stop
         self.watch = Watch(self.world, self.oracles)
@@ -115,10 +115,6 @@ class Simulation:
         app = self.factory(host, self.world.hosts, self.watch)
         self.apps[host.number] = app
         daemon.env.spawn(app.run(), name="app")
-
-    def _restart_later(self, number: int, _reason: str) -> None:
-        when_ns = self.world.loop.now_ns + int(_RESTART_S * SECOND)
-        self.world.loop.root.call_at_ns(when_ns, self.start, self.world.hosts[number - 1])
 
     # phases
 
@@ -221,7 +217,8 @@ class Simulation:
     # questions
 
     def _failed(self) -> bool:
-        return bool(self.oracles.violations or self.world.bugs or self.world.loop.errors)
+        world = self.world
+        return bool(self.oracles.violations or world.fatals or world.bugs or world.loop.errors)
 
     def _unless_failed(self, name: str, text: str) -> None:
         if not self._failed():

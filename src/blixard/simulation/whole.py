@@ -27,9 +27,7 @@ _RETRY_S = 0.3
 class NodeApp:
     """One incarnation of the node on a host."""
 
-    def __init__(
-        self, host: Host, hosts: list[Host], watch: Watch, *, config: RaftConfig
-    ) -> None:
+    def __init__(self, host: Host, hosts: list[Host], watch: Watch, *, config: RaftConfig) -> None:
         assert host.daemon is not None
         self._host = host
         self._hosts = hosts

@@ -164,7 +164,7 @@ class World:
         self.lines: deque[LogLine] = deque(maxlen=LOG_LINES)
         self.bugs: list[str] = []
         self.fatals: list[str] = []
-        self.on_fatal: Callable[[int, str], None] = lambda _host, _reason: None
+        self.on_fatal: Callable[[], None] = lambda: None
         self.graveyard: list[Process] = []
         self.hosts = [Host(self, number) for number in range(1, nodes + 1)]
 
@@ -216,7 +216,7 @@ class World:
         self.fatals.append(f"{process.name}: {reason}")
         if process.alive and process.host <= len(self.hosts):
             self.hosts[process.host - 1].kill_daemon()
-            self.on_fatal(process.host, reason)
+        self.on_fatal()
 
     def _bug(self, process: Process, text: str) -> None:
         self.bugs.append(f"{process.name}: {text}")
