@@ -37,9 +37,10 @@ class Join:
     A thread reads the stream; the main thread waits for keys, signals and the thread's end.
     """
 
-    def __init__(self, stream: ByteStream, *, leave_key: bool) -> None:
+    def __init__(self, stream: ByteStream, *, console: bool) -> None:
+        """*console*: raw bytes both ways, left with Ctrl-]; else the frames of ``exec``."""
         self._stream = stream
-        self._leave_key = leave_key
+        self._console = console
         self._code: int | None = None
         self._error: BaseException | None = None
         self._wake_read, self._wake_write = os.pipe()
@@ -66,6 +67,8 @@ class Join:
         return self._code or 0
 
     def _send_size(self) -> None:
+        if self._console:
+            return
         size = os.get_terminal_size(sys.stdout.fileno())
         self._stream.send(frames.resize(size.lines, size.columns))
 
@@ -77,17 +80,18 @@ class Join:
                 return
             data = os.read(waiting[1], CHUNK)
             if not data:
-                self._stream.send(frames.END)
+                self._stream.end_input()
                 waiting = [self._wake_read]
-            elif self._leave_key and LEAVE in data:
+            elif self._console and LEAVE in data:
                 return
             else:
-                self._stream.send(frames.stdin(data))
+                self._stream.send(data if self._console else frames.stdin(data))
 
     def _read(self) -> None:
+        decode = frames.decode_raw if self._console else frames.decode
         try:
             for frame in iter(self._stream.receive, None):
-                if self._take(frames.decode(frame)):
+                if self._take(decode(frame)):
                     break
         except BaseException as error:
             # Handed to the main thread, which raises it.

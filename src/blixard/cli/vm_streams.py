@@ -9,7 +9,7 @@ import threading
 import click
 
 from blixard.base.errors import BlixardError
-from blixard.cli import frames, tables
+from blixard.cli import tables
 from blixard.cli.kinds import kind_named
 from blixard.cli.output import Object, name_of
 from blixard.cli.session import Session
@@ -127,11 +127,9 @@ def _collect(
     """Read one instance's log frames and hand its lines to the printer; None at the end."""
     rest = b""
     try:
-        for raw in iter(stream.receive, None):
-            frame = frames.decode(raw)
-            if frame.what == "exit":
-                break
-            *whole, rest = (rest + frame.data).split(b"\n")
+        for frame in iter(stream.receive, None):
+            # A frame without a line end is a whole line.
+            *whole, rest = (rest + (frame if b"\n" in frame else frame + b"\n")).split(b"\n")
             for line in whole:
                 lines.put((source, line.decode("utf-8", "replace")))
         if rest:
@@ -153,7 +151,7 @@ def console(session: Session, name: str) -> int:
     if interactive:
         session.out.say(f"console of {name_of(instance)}: Ctrl-] leaves")
     stream = _open(session, instance, "console", {})
-    code = Join(stream, leave_key=True).run(stdin=sys.stdin.fileno(), interactive=interactive)
+    code = Join(stream, console=True).run(stdin=sys.stdin.fileno(), interactive=interactive)
     if interactive:
         session.out.say("\r\nleft the console")
     return code
@@ -203,5 +201,5 @@ def exec_(
     stream = _open(session, instance, "exec", query)
     stdin = sys.stdin.fileno() if with_stdin or terminal else None
     if stdin is None:
-        stream.send(frames.END)
-    return Join(stream, leave_key=False).run(stdin=stdin, interactive=wants_tty and terminal)
+        stream.end_input()
+    return Join(stream, console=False).run(stdin=stdin, interactive=wants_tty and terminal)

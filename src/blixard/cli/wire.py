@@ -15,6 +15,9 @@ class ByteStream(Protocol):
     def receive(self) -> bytes | None:
         """Return the next frame, None at the end. Raises ConnectionError."""
 
+    def end_input(self) -> None:
+        """Say that nothing more will be sent. Raises ConnectionError."""
+
     def close(self) -> None:
         """End both directions."""
 

@@ -33,6 +33,9 @@ class FakeStream:
     def receive(self) -> bytes | None:
         return self.frames.pop(0) if self.frames else None
 
+    def end_input(self) -> None:
+        self.sent.append(b"END")
+
     def close(self) -> None:
         self.frames = []
 

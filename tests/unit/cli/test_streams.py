@@ -18,9 +18,7 @@ BASE = "/v1/namespaces/default/instances"
 def logs(cli):
     for number in (1, 2, 3):
         text = f"one {number}\ntwo".encode()
-        cli.api.streams[f"{BASE}/web-{number}/logs"] = FakeStream(
-            [frames.STDOUT + text, frames.STDOUT + b" parts\n"]
-        )
+        cli.api.streams[f"{BASE}/web-{number}/logs"] = FakeStream([text, b" parts\n"])
     return cli
 
 
@@ -49,6 +47,15 @@ def test_logs_of_nothing(cli):
     assert cli("vm", "logs", "nope").code == 3
 
 
+def test_error_of_the_guest_is_an_error_here(cli):
+    cli.api.streams[f"{BASE}/web-1/exec"] = FakeStream(
+        [frames.ERROR + b'{"code":"NOT_FOUND","detail":"no such program"}']
+    )
+    ran = cli("vm", "exec", "web", "nope")
+    assert ran.code == 3
+    assert "no such program" in ran.err
+
+
 def test_exec_passes_the_exit_code_on(cli):
     stream = FakeStream([frames.STDOUT + b"out", frames.EXIT + b"3"])
     cli.api.streams[f"{BASE}/web-1/exec"] = stream
@@ -56,7 +63,7 @@ def test_exec_passes_the_exit_code_on(cli):
     assert ran.code == 3
     assert ran.out == "out"
     assert cli.api.calls[-1][2] == {"command": '["ls", "-l", "--format"]', "tty": "false"}
-    assert stream.sent == [frames.END]
+    assert stream.sent == [b"END"]
 
 
 class SlowStream(FakeStream):
@@ -85,7 +92,7 @@ def test_leave_key_ends_a_raw_terminal_as_it_was(capfd):
 
     before = termios.tcgetattr(inner)
     stream = SlowStream()
-    join = Join(stream, leave_key=True)
+    join = Join(stream, console=True)
     join._send_size = lambda: os.write(outer, b"ls\r")
 
     def leave() -> None:
@@ -94,7 +101,7 @@ def test_leave_key_ends_a_raw_terminal_as_it_was(capfd):
 
     threading.Thread(target=leave).start()
     assert join.run(stdin=inner, interactive=True) == 0
-    assert stream.sent[0].startswith(frames.STDIN + b"ls")
+    assert stream.sent[0].startswith(b"ls")
     assert termios.tcgetattr(inner) == before
     os.close(outer)
     os.close(inner)
