@@ -16,19 +16,16 @@ import random
 import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from blixard.simulation.clock import BILLION, HostClock
+from blixard.simulation.forbidden import ClosedWorldLoop, ForbiddenError
 from blixard.simulation.process import PROCESS, Process, ProcessExitError
 
 Mode = Literal["fifo", "random"]
 MAX_STEPS_PER_INSTANT = 50_000
 _COLLECT_EVERY = 1 << 16
 _COMPACT_AT = 4_096
-
-
-class ForbiddenError(RuntimeError):
-    """Code inside the simulation reached for the real world."""
 
 
 class LivelockError(RuntimeError):
@@ -75,7 +72,7 @@ class SimHandle(asyncio.TimerHandle):
         return f"<SimHandle {self.process.name} {self.callback}>"
 
 
-class SimLoop(asyncio.AbstractEventLoop):
+class SimLoop(ClosedWorldLoop):
     """The loop; :meth:`run_until` is its engine."""
 
     def __init__(self, *, order: random.Random, mode: Mode = "fifo", max_steps: int = 0) -> None:
@@ -336,23 +333,3 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     async def shutdown_default_executor(self) -> None:
         """Do nothing: there is no executor."""
-
-
-def _forbid(name: str) -> Callable[..., NoReturn]:
-    def refuse(*_args: Any, **_keywords: Any) -> NoReturn:
-        raise ForbiddenError(f"{name} is not possible inside the simulation")
-
-    return refuse
-
-
-FORBIDDEN = (
-    "call_soon_threadsafe", "run_in_executor", "set_default_executor", "getaddrinfo",
-    "getnameinfo", "create_connection", "create_server", "sendfile", "start_tls",
-    "create_unix_connection", "create_unix_server", "connect_accepted_socket",
-    "create_datagram_endpoint", "connect_read_pipe", "connect_write_pipe", "subprocess_shell",
-    "subprocess_exec", "add_reader", "remove_reader", "add_writer", "remove_writer", "sock_recv",
-    "sock_recv_into", "sock_recvfrom", "sock_recvfrom_into", "sock_sendall", "sock_sendto",
-    "sock_connect", "sock_accept", "sock_sendfile", "add_signal_handler", "remove_signal_handler",
-)  # fmt: skip
-for _name in FORBIDDEN:
-    setattr(SimLoop, _name, _forbid(_name))

@@ -17,9 +17,13 @@ _TAIL_BYTES = 65_536
 class RaftView(Protocol):
     """What the oracles look at in a Raft node."""
 
-    role: str
-    term: int
-    applied_index: int
+    @property
+    def role(self) -> str:
+        """Its role now."""
+
+    @property
+    def term(self) -> int:
+        """Its term now."""
 
     @property
     def last_index(self) -> int:
