@@ -191,7 +191,7 @@ def read_token(session: Session, path: str) -> str:
 
 @command(examples=("blixard node run", "blixard node run --config-file ./config.toml"))
 @click.option("--data-dir", metavar="DIR", help="Where the node keeps its state.")
-def run_node(session: Session, data_dir: str | None) -> int | None:
+def run_node(session: Session, data_dir: str | None) -> int:
     """Run the daemon in the foreground until SIGTERM."""
     loaded = load_for(session.flags)
     _say_warnings(session, loaded)
@@ -201,4 +201,5 @@ def run_node(session: Session, data_dir: str | None) -> int | None:
         config = msgspec.structs.replace(config, cluster=cluster)
     from blixard.daemon.main import run_node as run
 
-    return run(config)
+    code: int | None = run(config)
+    return code or 0

@@ -24,6 +24,8 @@ def report(error: BaseException, flags: Flags) -> int:
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, click.ClickException):
         return _report_usage(error, flags)
+    if isinstance(error, ConnectionError):
+        error = BlixardError("UNREACHABLE", f"the connection was lost: {error}")
     known = error if isinstance(error, BlixardError) else _unexpected(error, flags)
     sys.stderr.write(as_json(known) if _wants_json(flags) else as_text(known))
     return known.info.exit_code

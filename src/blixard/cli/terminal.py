@@ -80,7 +80,7 @@ class Join:
                 return
             data = os.read(waiting[1], CHUNK)
             if not data:
-                self._stream.end_input()
+                self._stream.end()
                 waiting = [self._wake_read]
             elif self._console and LEAVE in data:
                 return

@@ -201,5 +201,5 @@ def exec_(
     stream = _open(session, instance, "exec", query)
     stdin = sys.stdin.fileno() if with_stdin or terminal else None
     if stdin is None:
-        stream.end_input()
+        stream.end()
     return Join(stream, console=False).run(stdin=stdin, interactive=wants_tty and terminal)

@@ -15,7 +15,7 @@ class ByteStream(Protocol):
     def receive(self) -> bytes | None:
         """Return the next frame, None at the end. Raises ConnectionError."""
 
-    def end_input(self) -> None:
+    def end(self) -> None:
         """Say that nothing more will be sent. Raises ConnectionError."""
 
     def close(self) -> None:

@@ -33,7 +33,7 @@ class FakeStream:
     def receive(self) -> bytes | None:
         return self.frames.pop(0) if self.frames else None
 
-    def end_input(self) -> None:
+    def end(self) -> None:
         self.sent.append(b"END")
 
     def close(self) -> None:
