@@ -13,6 +13,7 @@ from blixard.api.messages import Response
 from blixard.api.standing import Call
 from blixard.api.writing import Writer
 from blixard.base.errors import BlixardError, Problem
+from blixard.base.schema import collect_problems
 from blixard.cluster.kind import Kind
 from blixard.cluster.resources import Put
 from blixard.ports.environment import Environment
@@ -23,6 +24,7 @@ TTL_MAX_S = 30 * 86400.0
 
 
 class JoinTokenWish(
+    msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True
 ):
     """What the maker of a token says about the node that may use it."""
 
@@ -84,10 +86,10 @@ async def create_join_token(
     """Make a one-time join token; the answer alone carries it."""
     require(call.principal, "create", kind.name)
     body: Any = parse_mapping(call.request.body)
-    try:
-        wish = msgspec.convert(body, JoinTokenWish)
-    except msgspec.ValidationError as error:
-        raise invalid([Problem("", str(error), JoinTokenWish.__struct_encode_fields__)]) from error
+    problems = collect_problems(JoinTokenWish, body)
+    if problems:
+        raise invalid(problems)
+    wish = msgspec.convert(body, JoinTokenWish)
     if not 0 < wish.ttl_s <= TTL_MAX_S:
         raise invalid([Problem("/ttlS", f"more than 0, at most {TTL_MAX_S:.0f} seconds")])
     token = await mint()

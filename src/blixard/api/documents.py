@@ -151,9 +151,8 @@ def _repeated(puts: list[Put]) -> list[Problem]:
 
 
 def _check_top(document: dict[str, Any], kind: Kind, problems: list[Problem]) -> None:
-    for key in document:
-        if key not in _TOP:
-            problems.append(Problem(f"/{key}", "unknown field", tuple(sorted(_TOP))))
+    unknown = [key for key in document if key not in _TOP]
+    problems.extend(Problem(f"/{key}", "unknown field", tuple(sorted(_TOP))) for key in unknown)
     if document.get("apiVersion", API_VERSION) != API_VERSION:
         problems.append(Problem("/apiVersion", "another version", (API_VERSION,)))
     if document.get("kind", kind.name) != kind.name:
