@@ -1,0 +1,120 @@
+"""The command line of one QEMU: written from typed values, never from users' text."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from blixard.ports.hypervisor import LaunchPlan
+
+BINARY = "/usr/bin/qemu-system-x86_64"
+TB_SIZE_MIB = 64
+KERNEL_ARGUMENTS = "console=ttyS0 reboot=t panic=-1 quiet loglevel=3"
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+QMP_SOCKET, CONSOLE_SOCKET, AGENT_SOCKET = "qmp.sock", "console.sock", "agent.sock"
+CONSOLE_LOG = "console.log"
+AGENT_PORT = "org.blixard.agent"
+
+
+class Runner(msgspec.Struct, frozen=True):
+    """``share/microvm/blixard.json`` of a runner: paths relative to the runner's directory."""
+
+    kernel: str
+    initrd: str
+    root: str = ""
+    cmdline: str = ""
+
+
+def load_runner(directory: str) -> Runner:
+    """Return the description of a runner. Raises OSError, msgspec.DecodeError."""
+    with open(os.path.join(directory, "share/microvm/blixard.json"), "rb") as file:
+        return msgspec.json.decode(file.read(), type=Runner)
+
+
+def files_of(directory: str, runner: Runner) -> dict[str, str]:
+    """Return the files that the launcher opens before privileges are dropped."""
+    names = {"kernel": runner.kernel, "initrd": runner.initrd, "root": runner.root}
+    return {
+        name: os.path.realpath(os.path.join(directory, path))
+        for name, path in names.items()
+        if path
+    }
+
+
+def kernel_command_line(plan: LaunchPlan, runner: Runner) -> str:
+    """Return the kernel's arguments with the guest's identity and network."""
+    words = [KERNEL_ARGUMENTS, runner.cmdline, f"blixard.host={plan.name}"]
+    if plan.address:
+        words += [
+            f"blixard.ip={plan.address}",
+            f"blixard.gw={plan.gateway}",
+            f"blixard.mtu={plan.mtu}",
+        ]
+    return " ".join(word for word in words if word)
+
+
+def qemu_arguments(plan: LaunchPlan, runner: Runner, *, accelerator: str) -> list[str]:
+    """Return the argument list; ``{path:NAME}`` and ``{fd:NAME}`` are filled by the launcher.
+
+    The machine starts with its CPUs stopped (``-S``). Sockets are relative to the instance's
+    directory, which is the process's working directory.
+    """
+    accel = f"tcg,tb-size={TB_SIZE_MIB}" if accelerator == "tcg" else accelerator
+    arguments = [
+        BINARY,
+        "-name",
+        plan.name,
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-S",
+        "-display",
+        "none",
+        "-sandbox",
+        SANDBOX,
+        "-M",
+        "microvm,x-option-roms=off,rtc=on",
+        "-accel",
+        accel,
+        "-m",
+        f"{plan.memory_mib}M",
+        "-smp",
+        str(plan.vcpus),
+        "-kernel",
+        "{path:kernel}",
+        "-initrd",
+        "{path:initrd}",
+        "-append",
+        kernel_command_line(plan, runner),
+        "-qmp",
+        f"unix:{QMP_SOCKET},server=on,wait=off",
+        "-chardev",
+        f"socket,id=console,path={CONSOLE_SOCKET},server=on,wait=off,"
+        f"logfile={CONSOLE_LOG},logappend=on",
+        "-serial",
+        "chardev:console",
+        "-device",
+        "virtio-serial-device",
+        "-chardev",
+        f"socket,id=agent,path={AGENT_SOCKET},server=on,wait=off",
+        "-device",
+        f"virtserialport,chardev=agent,name={AGENT_PORT}",
+    ]
+    if accelerator == "kvm":
+        arguments += ["-cpu", "host"]
+    if runner.root:
+        arguments += [
+            "-drive",
+            "id=root,file={path:root},format=raw,if=none,readonly=on",
+            "-device",
+            "virtio-blk-device,drive=root",
+        ]
+    if plan.tap:
+        arguments += [
+            "-netdev",
+            "tap,id=net0,fd={fd:tap}",
+            "-device",
+            f"virtio-net-device,netdev=net0,mac={plan.mac}",
+        ]
+    return arguments

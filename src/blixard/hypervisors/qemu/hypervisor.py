@@ -1,0 +1,315 @@
+"""QEMU behind the guard: implements the Hypervisor port.
+
+The guard holds the processes; this object holds connections to them (QMP, agent) and finds both
+again after the daemon restarts. State of an instance is what the guard says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from blixard.base.errors import BlixardError
+from blixard.hypervisors import channel as c
+from blixard.hypervisors.guard.client import GuardClient
+from blixard.hypervisors.qemu import console
+from blixard.hypervisors.qemu.agent import AgentLink
+from blixard.hypervisors.qemu.arguments import (
+    AGENT_SOCKET,
+    CONSOLE_LOG,
+    CONSOLE_SOCKET,
+    QMP_SOCKET,
+    files_of,
+    load_runner,
+    qemu_arguments,
+)
+from blixard.hypervisors.qemu.qmp import QmpClient
+from blixard.ports.hypervisor import GuestStatus, HypervisorInstance, LaunchPlan
+from blixard.ports.transport import Stream
+
+USER_BASE, USERS = 70_000, 20_000
+QMP_UP_S = 15.0
+POLL_S = 0.02
+FOLLOW_S = 0.1
+AGENT_GRACE_S = 1.0
+
+
+class _Live:
+    """Connections to one running instance."""
+
+    def __init__(self, qmp: QmpClient, agent: AgentLink) -> None:
+        self.qmp = qmp
+        self.agent = agent
+
+    async def close(self) -> None:
+        await self.qmp.close()
+        await self.agent.close()
+
+
+class QemuHypervisor:
+    """Implements ``ports.hypervisor.Hypervisor``; directories of instances stand in *state_dir*."""
+
+    def __init__(self, state_dir: str, guard: GuardClient, *, accelerator: str = "tcg") -> None:
+        self._dir = state_dir
+        self._guard = guard
+        self._accelerator = accelerator
+        self._live: dict[str, _Live] = {}
+        self._exited: dict[str, asyncio.Event] = {}
+        self._callback: Callable[[str], None] = lambda _uid: None
+        guard.on_exit = self._on_exit
+
+    def on_change(self, callback: Callable[[str], None]) -> None:
+        """Call *callback* with an instance uid when its process or guest changed."""
+        self._callback = callback
+
+    async def instances(self) -> list[HypervisorInstance]:
+        """Return what the guard holds, in order of uid."""
+        answer = await self._guard.call("list")
+        found = [_instance(facts) for facts in answer["instances"]]
+        return sorted(found, key=lambda i: i.instance_uid)
+
+    # -- starting --
+
+    async def start_paused(self, plan: LaunchPlan) -> HypervisorInstance:
+        """Spawn with the CPUs stopped; return once QMP answers."""
+        try:
+            runner = load_runner(plan.runner)
+            directory = self._make_directory(plan)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise BlixardError("GUEST_START_FAILED", f"{plan.name}: {error}") from error
+        facts = await self._guard.call(
+            "start",
+            plan={
+                "uid": plan.instance_uid,
+                "launch": msgspec.to_builtins(plan),
+                "argv": qemu_arguments(plan, runner, accelerator=self._accelerator),
+                "files": files_of(plan.runner, runner),
+                "tap": plan.tap,
+                "directory": directory,
+                "user": self._user(plan.instance_uid),
+                "memory_mib": plan.memory_mib,
+            },
+        )
+        self._exited[plan.instance_uid] = asyncio.Event()
+        try:
+            await self._connect(plan.instance_uid)
+        except BlixardError as error:
+            words = console.tail(os.path.join(directory, "hypervisor.log"), 5)
+            await self.kill(plan.instance_uid)
+            await self.forget(plan.instance_uid)
+            raise BlixardError(
+                "GUEST_START_FAILED", f"{plan.name}: {error.message}; {' | '.join(words)}"
+            ) from error
+        return _instance(facts)
+
+    def _user(self, uid: str) -> int:
+        """Return a user id of the instance's own, stable and of a range that nobody else uses."""
+        return USER_BASE + sum(ord(ch) * 33**i for i, ch in enumerate(uid[-8:])) % USERS
+
+    def _make_directory(self, plan: LaunchPlan) -> str:
+        directory = self._path(plan.instance_uid)
+        shutil.rmtree(directory, ignore_errors=True)
+        os.makedirs(directory, mode=0o700)
+        if os.geteuid() == 0:
+            user = self._user(plan.instance_uid)
+            os.chown(directory, user, user)
+        return directory
+
+    def _path(self, uid: str, name: str = "") -> str:
+        return os.path.join(self._dir, uid, name) if name else os.path.join(self._dir, uid)
+
+    async def _connect(self, uid: str) -> _Live:
+        """Connect to a process that may still be starting."""
+        live = self._live.get(uid)
+        if live is not None and live.qmp.connected:
+            return live
+        qmp = QmpClient(self._path(uid, QMP_SOCKET), lambda event: self._on_event(uid, event))
+        try:
+            async with asyncio.timeout(QMP_UP_S):
+                while True:
+                    try:
+                        await qmp.connect()
+                        break
+                    except (FileNotFoundError, ConnectionRefusedError):
+                        if self._has_exited(uid):
+                            raise BlixardError(
+                                "GUEST_START_FAILED", "the hypervisor ended at once"
+                            ) from None
+                        await asyncio.sleep(POLL_S)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise BlixardError(
+                "HYPERVISOR_UNAVAILABLE", f"QMP does not answer: {error!r}"
+            ) from error
+        old = self._live.get(uid)
+        self._live[uid] = _Live(qmp, old.agent if old else AgentLink(self._path(uid, AGENT_SOCKET)))
+        return self._live[uid]
+
+    async def arm(self, instance_uid: str, deadline_boottime_ns: int) -> None:
+        """Let the guard kill the instance at the deadline."""
+        await self._guard.call("arm", uid=instance_uid, deadline_ns=deadline_boottime_ns)
+
+    async def extend(self, deadline_boottime_ns: int) -> None:
+        """Move the deadlines of all armed instances later."""
+        await self._guard.call("extend", deadline_ns=deadline_boottime_ns)
+
+    async def resume(self, instance_uid: str) -> None:
+        """Let the CPUs run, if the guard still allows it."""
+        live = await self._connect(instance_uid)
+        await self._guard.call("mark", uid=instance_uid, state="running")
+        await live.qmp.execute("cont")
+
+    async def pause(self, instance_uid: str) -> None:
+        """Stop the CPUs."""
+        live = await self._connect(instance_uid)
+        await live.qmp.execute("stop")
+        await self._guard.call("mark", uid=instance_uid, state="paused")
+
+    # -- ending --
+
+    async def shutdown(self, instance_uid: str, *, grace_s: float) -> None:
+        """Ask the agent, then kill; return once the process is gone."""
+        if not await self._gone(instance_uid):
+            live = self._live.get(instance_uid) or _Live(
+                QmpClient(self._path(instance_uid, QMP_SOCKET), lambda _event: None),
+                AgentLink(self._path(instance_uid, AGENT_SOCKET)),
+            )
+            self._live[instance_uid] = live
+            asked = False
+            with contextlib.suppress(BlixardError):
+                await live.agent.shutdown()
+                asked = True
+            if asked and await self._wait_gone(instance_uid, grace_s):
+                return
+        await self.kill(instance_uid)
+
+    async def kill(self, instance_uid: str) -> None:
+        """Kill now; return once the process is gone."""
+        with contextlib.suppress(BlixardError):
+            await self._guard.call("kill", uid=instance_uid)
+        if not await self._wait_gone(instance_uid, QMP_UP_S):
+            raise BlixardError("HYPERVISOR_UNAVAILABLE", f"{instance_uid} does not die")
+
+    async def forget(self, instance_uid: str) -> None:
+        """Remove what is left of an exited instance; its console stays until the next start."""
+        live = self._live.pop(instance_uid, None)
+        if live is not None:
+            await live.close()
+        self._exited.pop(instance_uid, None)
+        known = {i.instance_uid for i in await self.instances()}
+        if instance_uid in known:
+            await self._guard.call("forget", uid=instance_uid)
+
+    async def _gone(self, uid: str) -> bool:
+        state = {i.instance_uid: i.state for i in await self.instances()}
+        return state.get(uid, "exited") == "exited"
+
+    async def _wait_gone(self, uid: str, seconds: float) -> bool:
+        until_s = asyncio.get_running_loop().time() + seconds
+        while not await self._gone(uid):
+            left_s = until_s - asyncio.get_running_loop().time()
+            if left_s <= 0:
+                return False
+            await asyncio.sleep(min(left_s, 0.05))
+        return True
+
+    # -- the guest --
+
+    async def guest_status(self, instance_uid: str) -> GuestStatus:
+        """Ask the agent."""
+        console.trim(self._path(instance_uid, CONSOLE_LOG))
+        return await self._agent(instance_uid).status()
+
+    def _agent(self, uid: str) -> AgentLink:
+        live = self._live.get(uid)
+        if live is None:
+            qmp = QmpClient(self._path(uid, QMP_SOCKET), lambda event: self._on_event(uid, event))
+            live = self._live[uid] = _Live(qmp, AgentLink(self._path(uid, AGENT_SOCKET)))
+        return live.agent
+
+    async def exec(
+        self, instance_uid: str, command: list[str], *, tty: bool, stream: Stream
+    ) -> None:
+        """Run a command in the guest and join it to *stream*."""
+        await self._agent(instance_uid).exec(command, tty=tty, stream=stream)
+
+    async def logs(self, instance_uid: str, *, tail: int, follow: bool, stream: Stream) -> None:
+        """Send the console's last lines, then new ones until the stream ends."""
+        path = self._path(instance_uid, CONSOLE_LOG)
+        follower = console.Follower(path)
+        for line in console.tail(path, tail):
+            await stream.send(line.encode() + b"\n")
+        while follow:
+            for line in follower.new_lines():
+                await stream.send(line.encode() + b"\n")
+            await asyncio.sleep(FOLLOW_S)
+
+    async def console(self, instance_uid: str, stream: Stream) -> None:
+        """Join the serial console to *stream*: raw bytes, framed as in exec."""
+        path = self._path(instance_uid, CONSOLE_SOCKET)
+        try:
+            reader, writer = await asyncio.open_unix_connection(path)
+        except OSError as error:
+            raise BlixardError("GUEST_UNREACHABLE", f"no console: {error}") from error
+        loop = asyncio.get_running_loop()
+        typing = loop.create_task(_type(stream, writer), name="console")
+        try:
+            while data := await reader.read(16_384):
+                await stream.send(bytes((c.CLIENT_STDOUT,)) + data)
+        finally:
+            typing.cancel()
+            await asyncio.gather(typing, return_exceptions=True)
+            writer.close()
+
+    def console_tail(self, instance_uid: str, lines: int) -> list[str]:
+        """Return the last console lines, also of an exited instance."""
+        return console.tail(self._path(instance_uid, CONSOLE_LOG), lines)
+
+    async def remove_state(self, instance_uid: str) -> None:
+        """Remove an instance's directory with its logs."""
+        await asyncio.to_thread(shutil.rmtree, self._path(instance_uid), ignore_errors=True)
+
+    # -- events --
+
+    def _on_event(self, uid: str, event: dict[str, Any]) -> None:
+        if event.get("event") in ("SHUTDOWN", "RESET", "STOP", "RESUME", "GUEST_PANICKED"):
+            self._callback(uid)
+
+    def _on_exit(self, facts: dict[str, Any]) -> None:
+        uid = str(facts.get("uid"))
+        self._exited.setdefault(uid, asyncio.Event()).set()
+        self._callback(uid)
+
+    def _has_exited(self, uid: str) -> bool:
+        event = self._exited.get(uid)
+        return event is not None and event.is_set()
+
+    async def close(self) -> None:
+        """Leave; guests and guard stay."""
+        for uid in sorted(self._live):
+            await self._live[uid].close()
+        self._live.clear()
+        await self._guard.close()
+
+
+async def _type(stream: Stream, writer: asyncio.StreamWriter) -> None:
+    while (frame := await stream.receive()) is not None:
+        if frame[:1] == bytes((c.CLIENT_STDIN,)):
+            writer.write(frame[1:])
+            await writer.drain()
+
+
+def _instance(facts: dict[str, Any]) -> HypervisorInstance:
+    return HypervisorInstance(
+        instance_uid=str(facts["uid"]),
+        plan=msgspec.convert(facts["plan"], LaunchPlan),
+        state=facts["state"],
+        pid=int(facts["pid"]),
+        exit_code=facts["exit_code"],
+        killed_by_guard=bool(facts["killed_by_guard"]),
+    )
