@@ -7,7 +7,7 @@ import errno
 import hashlib
 import os
 import random
-from typing import Any
+from typing import Any, Self
 
 from blixard.base.errors import BlixardError
 from blixard.base.ids import ulid
@@ -290,7 +290,7 @@ class Cluster:
         self.nodes: dict[int, RaftNode] = {}
         self.machines: dict[int, ListMachine] = {}
 
-    async def __aenter__(self) -> Cluster:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *error: object) -> None:

@@ -196,11 +196,11 @@ def test_stranger_of_another_cluster_is_refused() -> None:
             greeting = encode_hello(Hello("other", 2, "host2:1"))
             before = leader.status().refused_messages
             end.messages["raft"]("node9", greeting + b"junk")
-            end.messages["raft"]("node9", b"\x01\xff\xffjunk")
+            end.messages["raft"]("node8", b"\x01\xff\xffjunk")
             await asyncio.sleep(0.05)
             assert leader.is_leader
             assert leader.status().refused_messages == before
             refused = [e for _, e, _ in cluster.envs[1].logs if e.endswith("refused")]
-            assert refused == ["raft_peer_refused", "raft_frame_refused"]
+            assert refused == ["raft_peer_refused", "raft_peer_refused"]
 
     run(scenario)

@@ -175,7 +175,13 @@ class RaftNode:
         self._sender = SnapshotSender(
             self._env, self._store, hello, self._config, self._report_snapshot
         )
-        self._receiver = SnapshotReceiver(self._env, self._store, self._room, self._install)
+        self._receiver = SnapshotReceiver(
+            self._env,
+            self._store,
+            room=self._room,
+            may_speak=self._peers.may_speak,
+            install=self._install,
+        )
         self._compactor = Compactor(
             self._env,
             self._config,
@@ -200,6 +206,8 @@ class RaftNode:
 
     async def stop(self) -> None:
         """Stop the tasks and answer all who wait; what is on disk stays as it is."""
+        if not self._running:
+            return
         self._running = False
         if self._compactor.task is not None:
             self._tasks.append(self._compactor.task)
@@ -434,8 +442,8 @@ class RaftNode:
                 self._send(save.frames)
         except RaftPanicError as error:
             self._env.fatal(f"the Raft engine broke an invariant: {error}")
-        except BlixardError as error:
-            self._env.fatal(f"an installed snapshot cannot be read: {error.message}")
+        except (BlixardError, OSError) as error:
+            self._env.fatal(f"an installed snapshot cannot be read: {error}")
         self._pass()
 
     def _refresh(self) -> None:

@@ -33,6 +33,7 @@ class Peers:
         self._wake = wake
         self._heads: dict[str, bytes] = {}
         self._strangers: dict[int, str] = {}
+        self._refused: dict[str, str] = {}
         self._inbox: list[bytes] = []
         self._inbox_bytes = 0
         self._uids: dict[int, str] = {}
@@ -40,6 +41,7 @@ class Peers:
     def learn(self, membership: Membership) -> None:
         """Follow the members' addresses."""
         self._uids = {m.raft_id: m.uid for m in membership.listed()}
+        self._heads.clear()
         for member in membership.listed():
             if member.raft_id != self._hello.raft_id:
                 self._env.transport.set_peer(member.uid, member.address)
@@ -83,20 +85,30 @@ class Peers:
         try:
             head, hello = split_frame(payload)
         except BlixardError as error:
-            self._env.log("warning", "raft_frame_refused", peer=uid, message=error.message)
+            self._refuse(uid, error.message)
             return None
-        if hello.cluster_id != self._hello.cluster_id or not self._may_speak(uid, hello):
-            self._env.log("warning", "raft_peer_refused", peer=uid, raft_id=hello.raft_id)
+        if not self.may_speak(uid, hello):
+            self._refuse(uid, f"cluster {hello.cluster_id}, raft id {hello.raft_id}")
             return None
         self._heads[uid] = head
         return head
 
-    def _may_speak(self, uid: str, hello: Hello) -> bool:
+    def _refuse(self, uid: str, message: str) -> None:
+        """Say it once for each peer: a removed node goes on for long."""
+        if uid in self._refused or len(self._refused) >= _MAX_STRANGERS:
+            return
+        self._refused[uid] = message
+        self._env.log("warning", "raft_peer_refused", peer=uid, message=message)
+
+    def may_speak(self, uid: str, hello: Hello) -> bool:
+        """Tell whether the node *uid* may speak as the member that it names."""
         membership = self._membership()
         known = membership.members.get(hello.raft_id)
+        if hello.cluster_id != self._hello.cluster_id or hello.raft_id in membership.removed:
+            return False
         if known is not None:
             return known.uid == uid
-        if hello.raft_id in membership.removed:
+        if membership.by_uid(uid) is not None:
             return False
         # A joiner does not know its leader yet; it answers to the address that the leader names.
         if len(self._strangers) >= _MAX_STRANGERS:

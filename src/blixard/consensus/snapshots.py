@@ -5,7 +5,6 @@ A file is ``magic, header length, header, payload length, payload, checksum``.
 
 from __future__ import annotations
 
-import asyncio
 import struct
 from zlib import crc32
 
@@ -20,7 +19,7 @@ MAGIC = b"BxS1"
 KEPT = 2
 _LENGTHS = struct.Struct("<IQ")
 _CHECK = struct.Struct("<I")
-_WRITE_BYTES = 1 << 20
+_WRITE_BYTES = 4 << 20
 _SUFFIX = ".snap"
 
 Conf = tuple[list[int], list[int], list[int], list[int], bool]
@@ -116,8 +115,8 @@ class SnapshotStore:
             file.truncate(0)
             for offset in range(0, len(data), _WRITE_BYTES):
                 file.pwrite(offset, data[offset : offset + _WRITE_BYTES])
-                await asyncio.sleep(0)
-            await sync_file(file, path)
+                # In steps: one long sync would keep the log's syncs waiting.
+                await sync_file(file, path)
         except OSError:
             self._disk.unlink(path)
             raise

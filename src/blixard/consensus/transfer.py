@@ -110,12 +110,15 @@ class SnapshotReceiver:
         self,
         env: Environment,
         store: SnapshotStore,
+        *,
         room: Room,
+        may_speak: Callable[[str, Hello], bool],
         install: Callable[[bytes], None],
     ) -> None:
         self._env = env
         self._store = store
         self._room = room
+        self._may_speak = may_speak
         self._install = install
         self._from = ("", 0, 0)
         self._received = 0
@@ -130,6 +133,8 @@ class SnapshotReceiver:
         return _ENCODER.encode(ChunkAnswer(await self._take(uid, chunk)))
 
     async def _take(self, uid: str, chunk: Chunk) -> int:
+        if not self._may_speak(uid, chunk.hello):
+            raise BlixardError("FORBIDDEN", f"{uid} may not send snapshots here")
         source = (uid, chunk.index, chunk.term)
         if self._finishing:
             raise BlixardError("OVERLOADED", "another snapshot is being installed")
