@@ -84,9 +84,9 @@ class _Raw(BlixardCommand):
 def _answer(ctx: click.Context, /, words: tuple[str, ...]) -> None:
     root = ctx.find_root().command
     assert isinstance(root, LazyGroup)
-    session = Session(ctx.find_root().obj)
-    for name, text in candidates(session, root, words or ("",)):
-        session.out.write(f"{name}\t{text}" if text else name)
+    with Session(ctx.find_root().obj) as session:
+        for name, text in candidates(session, root, words or ("",)):
+            session.out.write(f"{name}\t{text}" if text else name)
 
 
 answer = _Raw("__complete", callback=click.pass_context(_answer))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 from urllib.parse import quote
 
 from blixard.base.errors import BlixardError
@@ -27,7 +27,16 @@ class Session:
         self.stdin: TextIO = sys.stdin
         self._api: Api | None = flags.api
         self._namespace = ""
+        self._close: Callable[[], None] | None = None
         self.out = Output(flags, sys.stdout, sys.stderr, flags.now_ms or int(time.time() * 1000))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connection, if one was made here."""
+        if self._close is not None:
+            self._close()
 
     @property
     def api(self) -> Api:
@@ -35,7 +44,8 @@ class Session:
         if self._api is None:
             from blixard.cli.connection import connect
 
-            self._api, self._namespace = connect(self.flags)
+            client, self._namespace = connect(self.flags)
+            self._api, self._close = client, client.close
         return self._api
 
     @property

@@ -215,7 +215,8 @@ def _with_session(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(ctx: click.Context, /, **arguments: Any) -> Any:
         from blixard.cli.session import Session
 
-        return function(Session(ctx.find_root().obj), **arguments)
+        with Session(ctx.find_root().obj) as session:
+            return function(session, **arguments)
 
     call.__doc__ = function.__doc__
     call.__name__ = function.__name__
