@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -186,12 +188,29 @@ def live_names(session: Session, kind: Kind) -> list[str]:
         return kept
     session.flags.given["timeout"] = f"{int(LIVE_S * 1000)}ms"
     try:
-        names = [name_of(resource) for resource in session.list(kind)[0]]
+        with _within(LIVE_S):
+            names = [name_of(resource) for resource in session.list(kind)[0]]
     except (BlixardError, OSError):
         # A completion that cannot be answered is empty: the shell offers files instead.
         return []
     _keep(path, names)
     return names
+
+
+@contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError after *seconds*, also out of a connect that hangs."""
+
+    def over(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _cache_path(session: Session, kind: Kind) -> str:

@@ -78,6 +78,10 @@ def follow(session: Session, kind: Kind, name: str, goal: Goal) -> None:
         return
     try:
         state = wait_for(session, kind, name, goal, timeout_s=session.timeout_s(FOLLOW_S))
+    except BlixardError as error:
+        if error.code == "TIMEOUT" and ": Pending" in error.message and kind.name == "VM":
+            raise BlixardError("UNPLACEABLE", error.message, hint=error.hint) from error
+        raise
     except KeyboardInterrupt:
         session.out.say(f"\nthe work goes on: blixard wait {kind.lower}/{name} --for {goal}")
         raise

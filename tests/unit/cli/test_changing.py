@@ -97,6 +97,13 @@ def test_create_follows_until_ready(cli):
     assert "vm/new: Running, 1 of 1 ready" in ran.err
 
 
+def test_vm_that_fits_nowhere_exits_with_six(cli):
+    cli.api.watch = lambda *_, **__: iter(())
+    ran = cli("vm", "start", "db", "--timeout", "50ms")
+    assert ran.code == 6
+    assert "3 nodes: 2 lack 512 MiB memory, 1 is lost" in ran.err
+
+
 def test_interrupt_while_following_says_how_to_go_on(cli):
     ran = cli("vm", "create", "new", "--image", "web")
     assert ran.code == 130

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 
 import pytest
 
@@ -46,6 +47,11 @@ def test_names_are_kept_for_seconds(cli):
 
 def test_silent_without_a_cluster(cli):
     cli.api.errors["GET", "/v1/namespaces/default/vms"] = BlixardError("UNREACHABLE", "nobody")
+    assert cli("__complete", "vm", "status", "") == (0, "", "")
+
+
+def test_silent_when_the_cluster_hangs(cli):
+    cli.api.request = lambda *_, **__: threading.Event().wait(600)
     assert cli("__complete", "vm", "status", "") == (0, "", "")
 
 
