@@ -113,7 +113,9 @@ fn raft_config(settings: &Settings, applied: u64) -> Config {
         check_quorum: true,
         pre_vote: true,
         read_only_option: ReadOnlyOption::Safe,
-        batch_append: true,
+        // Never true: the engine joins entries to a waiting empty append of another position, and
+        // the follower then acknowledges entries that it does not have.
+        batch_append: false,
         max_uncommitted_size: settings.max_uncommitted,
         max_committed_size_per_ready: settings.max_committed,
         ..Config::default()
