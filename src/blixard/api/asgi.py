@@ -16,6 +16,7 @@ from blixard.api.service import ApiService, RunStream
 from blixard.base.errors import BlixardError, to_body
 
 BODY_MAX = 1 << 20
+DRAIN_MAX = 16 << 20
 BODY_S = 30.0
 STALL_S = 30.0
 QUERY_FIELDS_MAX = 64
@@ -143,9 +144,10 @@ def read_head(scope: Scope) -> Request:
 
 
 async def _read_body(request: Request, receive: Receive) -> bytes:
+    """Return the body. One that is too large is read on for a while, so that the client can
+    read the refusal.
+    """
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > BODY_MAX:
-        raise _too_large()
     if length in {"", "0"} and "transfer-encoding" not in request.headers:
         return b""
     parts: list[bytes] = []
@@ -156,14 +158,17 @@ async def _read_body(request: Request, receive: Receive) -> bytes:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise BlixardError("BAD_REQUEST", "the client left before its body ended")
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > BODY_MAX:
-                    raise _too_large()
-                if not message.get("more_body", False):
-                    return b"".join(parts)
+                piece = message.get("body", b"")
+                size += len(piece)
+                if size <= BODY_MAX:
+                    parts.append(piece)
+                if size > DRAIN_MAX or not message.get("more_body", False):
+                    break
     except TimeoutError as error:
         raise BlixardError("TIMEOUT", f"the body took longer than {BODY_S:.0f} s") from error
+    if size > BODY_MAX:
+        raise _too_large()
+    return b"".join(parts)
 
 
 def _too_large() -> BlixardError:

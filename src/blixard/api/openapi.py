@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from blixard.api.standing import SubResource
-from blixard.base.errors import CODES, ErrorBody
+from blixard.base.errors import CODES, Problem
 from blixard.base.schema import json_schema
 from blixard.cluster.kind import Kind, KindTable
 from blixard.cluster.resources import Metadata
@@ -31,7 +31,8 @@ def openapi(kinds: KindTable, sub_resources: tuple[SubResource, ...], version: s
     """Return the document."""
     with_spec = [kind for kind in kinds.kinds if kind.spec is not None]
     types: list[Any] = [kind.spec for kind in with_spec]
-    schemas, components = json_schema([Metadata, ErrorBody, *types])
+    schemas, components = json_schema([Metadata, Problem, *types])
+    components["ErrorBody"] = _error_schema()
     for kind in kinds.kinds:
         spec: Json = {"type": "object"}
         if kind.spec is not None:
@@ -52,6 +53,17 @@ def openapi(kinds: KindTable, sub_resources: tuple[SubResource, ...], version: s
             for code, info in sorted(CODES.items())
         },
     }
+
+
+def _error_schema() -> Json:
+    texts = ("type", "title", "detail", "hint", "requestId", "node")
+    properties: Json = {name: {"type": "string"} for name in texts}
+    properties["code"] = {"enum": sorted(CODES)}
+    properties["status"] = {"type": "integer"}
+    properties["details"] = {"type": "object"}
+    problem = {"$ref": "#/components/schemas/Problem"}
+    properties["problems"] = {"type": "array", "items": problem}
+    return {"type": "object", "required": ["code", "status"], "properties": properties}
 
 
 def _object_schema(kind: Kind, spec: Json) -> Json:

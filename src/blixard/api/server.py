@@ -100,7 +100,7 @@ class ApiServer:
         loop = asyncio.get_running_loop()
         protocol = type("BoundProtocol", (ApiProtocol,), {"admission": self._admission})
         config = uvicorn.Config(
-            self._app,  # type: ignore[arg-type]
+            self._app,
             http=protocol,
             ws="none",
             lifespan="off",

@@ -86,7 +86,7 @@ class KeyValueSpec(_Spec, frozen=True, kw_only=True):
 class ApiKeySpec(_Spec, frozen=True, kw_only=True):
     """A key's public half: its id is the name; only a hash of the whole is kept."""
 
-    sha256: str
+    hash: str
     role: Literal["admin", "viewer"] = "viewer"
     expires_at_ms: _Count = 0
     description: str = ""
@@ -106,11 +106,13 @@ class EventSpec(_Spec, frozen=True, kw_only=True):
 
 
 def node_rule(state: StateView, old: Resource | None, new: Resource | None) -> str:
-    """Raft ids are never used twice; epochs never go back."""
+    """Raft ids and uids are never used twice; epochs never go back."""
     if new is None:
         return ""
     raft_id = int(new.spec.get("raftId", 0))
     if old is None:
+        if state.node_uid_used(new.metadata.uid):
+            return f"the uid {new.metadata.uid} was a node's before"
         return f"raft id {raft_id} was used before" if state.raft_id_used(raft_id) else ""
     if raft_id != old.spec.get("raftId"):
         return "a node's raft id cannot change"
@@ -119,11 +121,14 @@ def node_rule(state: StateView, old: Resource | None, new: Resource | None) -> s
     return ""
 
 
-def namespace_rule(_state: StateView, old: Resource | None, new: Resource | None) -> str:
-    """The default namespace stays."""
-    if new is None and old is not None and old.metadata.name == "default":
+def namespace_rule(state: StateView, old: Resource | None, new: Resource | None) -> str:
+    """The default namespace stays; only an empty one goes."""
+    if new is not None or old is None:
+        return ""
+    name = old.metadata.name
+    if name == "default":
         return "the namespace default cannot be deleted"
-    return ""
+    return f"the namespace {name} is not empty" if state.namespace_used(name) else ""
 
 
 def config_rule(_state: StateView, old: Resource | None, new: Resource | None) -> str:
@@ -263,7 +268,7 @@ KINDS: tuple[Kind, ...] = (
         spec=ApiKeySpec,
         name_pattern=r"[A-Za-z0-9]{1,63}",
         internal=True,
-        secret_fields=("sha256",),
+        secret_fields=("hash",),
     ),
     Kind(
         name="Event",

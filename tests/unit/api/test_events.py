@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from harness import Node, World, app, path
+
+from blixard.api import events
+from blixard.api.events import sse_event
+
+
+def test_every_line_break_begins_a_data_line():
+    event = sse_event("x", "a\nb\r\nc\rd", event_id="7")
+    assert event == b"id: 7\nevent: x\ndata: a\ndata: b\ndata: c\ndata: d\n\n"
+
+
+async def _take(chunks: Any, wanted: bytes) -> bytes:
+    seen = b""
+    async with asyncio.timeout(5):
+        while wanted not in seen:
+            seen += await anext(chunks)
+    return seen
+
+
+def test_watch_resumes_after_a_revision():
+    async def main() -> None:
+        node = await Node(World(), "n1").prepare()
+        await node.call("PUT", path("a"), app("a"))
+        revision = node.machine.store.revision
+        await node.call("PUT", path("b"), app("b"))
+        response = await node.call("GET", "/v1/apps?watch=true", last_event_id=str(revision))
+        seen = await _take(response.chunks, b"id: ")
+        assert b'"name":"b"' in seen
+        assert b'"name":"a"' not in seen
+        await response.chunks.aclose()  # type: ignore[union-attr]
+
+    asyncio.run(main())
+
+
+def test_only_the_last_change_of_a_revision_has_an_id():
+    async def main() -> None:
+        node = await Node(World(), "n1").prepare()
+        response = await node.call("GET", "/v1/apps?watch=true&revision=0")
+        await node.call("POST", "/v1/apply", [app("a"), app("b")])
+        seen = await _take(response.chunks, b"id: ")
+        assert seen.count(b"event: added") == 2
+        assert seen.count(b"id: ") == 1
+        await response.chunks.aclose()  # type: ignore[union-attr]
+
+    asyncio.run(main())
+
+
+def test_quiet_watch_sends_heartbeats(monkeypatch):
+    monkeypatch.setattr(events, "HEARTBEAT_S", 0.01)
+
+    async def main() -> None:
+        node = await Node(World(), "n1").prepare()
+        response = await node.call("GET", "/v1/apps?watch=true&revision=1")
+        await _take(response.chunks, events.HEARTBEAT)
+        await response.chunks.aclose()  # type: ignore[union-attr]
+
+    asyncio.run(main())
+
+
+def test_slow_watcher_is_cut_with_an_error():
+    async def main() -> None:
+        node = await Node(World(), "n1").prepare()
+        response = await node.call("GET", "/v1/apps?watch=true&revision=1")
+        await anext(response.chunks)  # type: ignore[arg-type]
+        for n in range(2100):
+            await node.call("PUT", path(), app(size=n))
+        seen = await _take(response.chunks, b"event: error")
+        assert b"REVISION_COMPACTED" in seen
+
+    asyncio.run(main())
