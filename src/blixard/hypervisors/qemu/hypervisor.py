@@ -29,6 +29,7 @@ from blixard.hypervisors.qemu.arguments import (
     load_runner,
     qemu_arguments,
 )
+from blixard.hypervisors.qemu.probe import Accelerator, probe
 from blixard.hypervisors.qemu.qmp import QmpClient
 from blixard.ports.hypervisor import GuestStatus, HypervisorInstance, LaunchPlan
 from blixard.ports.transport import Stream
@@ -55,10 +56,11 @@ class _Live:
 class QemuHypervisor:
     """Implements ``ports.hypervisor.Hypervisor``; directories of instances stand in *state_dir*."""
 
-    def __init__(self, state_dir: str, guard: GuardClient, *, accelerator: str = "tcg") -> None:
+    def __init__(self, state_dir: str, guard: GuardClient) -> None:
         self._dir = state_dir
         self._guard = guard
-        self._accelerator = accelerator
+        self._probing = asyncio.Lock()
+        self.accelerator: Accelerator | None = None
         self._live: dict[str, _Live] = {}
         self._exited: dict[str, asyncio.Event] = {}
         self._callback: Callable[[str], None] = lambda _uid: None
@@ -83,12 +85,13 @@ class QemuHypervisor:
             directory = self._make_directory(plan)
         except (OSError, msgspec.MsgspecError) as error:
             raise BlixardError("GUEST_START_FAILED", f"{plan.name}: {error}") from error
+        accelerator = await self._probed(files_of(plan.runner, runner)["kernel"])
         facts = await self._guard.call(
             "start",
             plan={
                 "uid": plan.instance_uid,
                 "launch": msgspec.to_builtins(plan),
-                "argv": qemu_arguments(plan, runner, accelerator=self._accelerator),
+                "argv": qemu_arguments(plan, runner, accelerator=accelerator.name),
                 "files": files_of(plan.runner, runner),
                 "tap": plan.tap,
                 "directory": directory,
@@ -107,6 +110,13 @@ class QemuHypervisor:
                 "GUEST_START_FAILED", f"{plan.name}: {error.message}; {' | '.join(words)}"
             ) from error
         return _instance(facts)
+
+    async def _probed(self, kernel: str) -> Accelerator:
+        """Return KVM or emulation, found out once per kernel."""
+        async with self._probing:
+            if self.accelerator is None:
+                self.accelerator = await asyncio.to_thread(probe, self._dir, kernel)
+            return self.accelerator
 
     def _user(self, uid: str) -> int:
         """Return a user id of the instance's own, stable and of a range that nobody else uses."""

@@ -1,0 +1,1 @@
+"""The node's network on a Linux kernel: bridge, VXLAN, taps, forwarding entries, NAT."""
