@@ -1,0 +1,120 @@
+"""Planted bugs: each patches our own code for one run; an oracle must object."""
+
+import asyncio
+from contextlib import contextmanager
+
+from blixard.cluster.leases import LeaseConfig
+from blixard.consensus.log import Log
+from blixard.consensus.node import RaftNode
+from blixard.simulation.hypervisor import GuestWorld
+from blixard.simulation.register import RegisterMachine
+
+
+@contextmanager
+def patched(owner, name, value):
+    """Replace an attribute of a class for a while."""
+    original = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def acknowledge_before_sync():
+    """The log says that it is durable at once."""
+
+    async def sync(_log):
+        await asyncio.sleep(0)
+
+    return patched(Log, "sync", sync)
+
+
+def apply_out_of_order():
+    """Entries of one batch are applied last one first."""
+    apply = RaftNode._apply
+
+    def backwards(node, committed):
+        apply(node, [*committed[1::-1], *committed[2:]] if len(committed) > 1 else committed)
+
+    return patched(RaftNode, "_apply", backwards)
+
+
+def diverging_state():
+    """The state depends on how many nodes have applied an entry before."""
+    apply = RegisterMachine.apply
+    before = []
+
+    def impure(machine, index, term, data):
+        if index == 40:
+            machine._digest = bytes([len(before)]) * 16
+            before.append(1)
+        return apply(machine, index, term, data)
+
+    return patched(RegisterMachine, "apply", impure)
+
+
+def read_without_quorum():
+    """A read is answered from what happens to be applied here."""
+
+    async def at_once(node, timeout_s, *, leader_only):
+        assert timeout_s > 0
+        assert leader_only in (True, False)
+        return node.applied_index
+
+    return patched(RaftNode, "_read", at_once)
+
+
+def forget_a_write():
+    """One write in a hundred is answered and not kept."""
+    apply = RegisterMachine.apply
+
+    def forgetful(machine, index, term, data):
+        before = dict(machine.values)
+        result = apply(machine, index, term, data)
+        if index % 100 == 0:
+            machine.values = before
+        return result
+
+    return patched(RegisterMachine, "apply", forgetful)
+
+
+def guard_armed_too_late():
+    """The guard's deadlines lie ten leases in the future."""
+    set_deadline = GuestWorld.set_deadline
+
+    def late(world, uid, deadline_ns):
+        set_deadline(world, uid, deadline_ns + 40 * 10**9)
+
+    return patched(GuestWorld, "set_deadline", late)
+
+
+def leader_fences_too_early():
+    """The leader calls a node lost while its lease still runs."""
+    return patched(LeaseConfig, "lost_after_s", property(lambda _config: 1.0))
+
+
+def crash_in_a_task():
+    """A task of the node raises."""
+    heard = RaftNode._on_ticks
+
+    def broken(node, count, *, slept):
+        if node.applied_index > 60:
+            raise ValueError("planted")
+        heard(node, count, slept=slept)
+
+    return patched(RaftNode, "_on_ticks", broken)
+
+
+RAFT_MUTANTS = {
+    "acknowledge_before_sync": (acknowledge_before_sync, "durability"),
+    "apply_out_of_order": (apply_out_of_order, "apply order"),
+    "diverging_state": (diverging_state, "state hash"),
+    "read_without_quorum": (read_without_quorum, "linearizability"),
+    "forget_a_write": (forget_a_write, ("acknowledged writes", "linearizability")),
+    "crash_in_a_task": (crash_in_a_task, "crash"),
+}
+NODE_MUTANTS = {
+    "guard_armed_too_late": (guard_armed_too_late, "double run"),
+    "leader_fences_too_early": (leader_fences_too_early, "double run"),
+}
