@@ -47,7 +47,7 @@ def apply_transaction(
     results = []
     for number, op in enumerate(transaction.ops):
         try:
-            results.append(_apply_op(draft, kinds, op, transaction.time_ms))
+            results.append(_attempt(draft, kinds, op, transaction.time_ms))
         except Refused as refused:
             outcome = Outcome(
                 revision=store.revision,
@@ -68,7 +68,7 @@ def _apply_each(
     for op in transaction.ops:
         draft = store.draft(index)
         try:
-            results.append(_apply_op(draft, kinds, op, transaction.time_ms))
+            results.append(_attempt(draft, kinds, op, transaction.time_ms))
         except Refused as refused:
             results.append(OpResult(code=refused.code, message=refused.message))
             continue
@@ -76,6 +76,14 @@ def _apply_each(
             store = draft.finish()
             changes += draft.changes
     return store, Outcome(revision=store.revision, results=tuple(results)), changes
+
+
+def _attempt(draft: Draft, kinds: KindTable, op: Operation, time_ms: int) -> OpResult:
+    """Apply one operation; a document that the rules cannot read is refused, never fatal."""
+    try:
+        return _apply_op(draft, kinds, op, time_ms)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise Refused("INVARIANT", f"{_shown(op)} has a field of a wrong type") from error
 
 
 def _apply_op(draft: Draft, kinds: KindTable, op: Operation, time_ms: int) -> OpResult:

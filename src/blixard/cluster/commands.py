@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import msgspec
 
-from blixard.cluster.resources import Transaction
+from blixard.cluster.resources import Delete, PatchStatus, Put, Transaction
 
 VERSION = 1
+DEPTH_MAX = 32
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Transaction)
 
@@ -25,6 +29,31 @@ def decode_command(data: bytes) -> Transaction:
     if not data or data[0] != VERSION:
         raise BadCommand(f"unknown command version {data[:1]!r}")
     try:
-        return _DECODER.decode(memoryview(data)[1:])
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BadCommand(str(error)) from error
+        transaction = _DECODER.decode(memoryview(data)[1:])
+    except (msgspec.MsgspecError, RecursionError, TypeError, ValueError) as error:
+        # A fixed text: the outcome is hashed, and the error's own depends on library and stack.
+        raise BadCommand("the bytes are no command") from error
+    for op in transaction.ops:
+        if not all(_is_json(value, DEPTH_MAX) for value in _documents(op)):
+            raise BadCommand("the bytes are no command")
+    return transaction
+
+
+def _documents(op: Put | PatchStatus | Delete) -> tuple[dict[str, Any], ...]:
+    if isinstance(op, Put):
+        return (op.spec, op.status) if op.status else (op.spec,)
+    return (op.status,) if isinstance(op, PatchStatus) else ()
+
+
+def _is_json(value: Any, depth: int) -> bool:
+    """Tell whether a value is finite JSON, nested no deeper than every node can walk."""
+    kind = type(value)
+    if kind is str or kind is int or kind is bool or value is None:
+        return True
+    if kind is float:
+        return math.isfinite(value)
+    if not depth:
+        return False
+    if kind is dict:
+        return all(type(k) is str and _is_json(v, depth - 1) for k, v in value.items())
+    return kind is list and all(_is_json(v, depth - 1) for v in value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from blixard.base.errors import BlixardError
+from blixard.base.ids import ulid, ulid_time_ms
 from blixard.cluster.commands import encode_command
 from blixard.cluster.machine import ClusterMachine
 from blixard.cluster.resources import Operation, Outcome, Transaction
@@ -14,6 +15,7 @@ from blixard.ports.environment import Environment
 
 OPS_MAX = 1_000
 COMMAND_BYTES_MAX = 1 << 20
+HORIZON_MARGIN_MS = 1_000
 
 
 class Proposer(Protocol):
@@ -63,10 +65,11 @@ class Cluster:
         """
         if len(ops) > OPS_MAX:
             raise BlixardError("TOO_LARGE", f"{len(ops)} operations; at most {OPS_MAX} at once")
+        made_id, time_ms = self._stamp()
         command = encode_command(
             Transaction(
-                request_id=request_id or self._env.new_id(),
-                time_ms=self._env.wall_time_ms(),
+                request_id=request_id or made_id,
+                time_ms=time_ms,
                 actor=actor,
                 ops=ops,
                 term=term,
@@ -83,6 +86,19 @@ class Cluster:
                 details={"op": outcome.pointer} if outcome.pointer else {},
             )
         return outcome
+
+    def _stamp(self) -> tuple[str, int]:
+        """Return a request id and a time, both past what the state machine forgot.
+
+        An earlier leader's clock may have run ahead: ids of this node's clock would then look
+        forgotten, and all writes would be refused until the clock caught up.
+        """
+        made_id, time_ms = self._env.new_id(), self._env.wall_time_ms()
+        horizon_ms = self._machine.horizon_ms
+        if ulid_time_ms(made_id) > horizon_ms:
+            return made_id, time_ms
+        time_ms = max(time_ms, horizon_ms + HORIZON_MARGIN_MS)
+        return ulid(time_ms, 0)[:10] + made_id[10:], time_ms
 
     async def barrier(self, *, timeout_s: float) -> int:
         """Return once everything committed before the call is applied here."""

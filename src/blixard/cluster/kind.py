@@ -28,6 +28,12 @@ class StateView(Protocol):
     def raft_id_used(self, raft_id: int) -> bool:
         """Tell whether any node, also a removed one, ever had that id."""
 
+    def node_uid_used(self, uid: str) -> bool:
+        """Tell whether any node, also a removed one, ever had that uid."""
+
+    def namespace_used(self, namespace: str) -> bool:
+        """Tell whether any object is in that namespace."""
+
 
 Rule = Callable[[StateView, Resource | None, Resource | None], str]
 

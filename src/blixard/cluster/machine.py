@@ -133,6 +133,11 @@ class ClusterMachine:
         """Return what a request did, if it is remembered."""
         return self._requests.outcomes.get(request_id)
 
+    @property
+    def horizon_ms(self) -> int:
+        """The latest time in a forgotten request id: ids must be newer."""
+        return self._requests.horizon_ms
+
     def subscribe(
         self, from_revision: int, kinds: tuple[str, ...] = (), namespace: str | None = None
     ) -> Subscription:

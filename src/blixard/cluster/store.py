@@ -88,6 +88,16 @@ class Store:
         """Tell whether any node, also a removed one, ever had that id."""
         return raft_id in self._maps.raft_ids
 
+    def node_uid_used(self, uid: str) -> bool:
+        """Tell whether any node, also a removed one, ever had that uid."""
+        return uid in self._maps.raft_ids.values()
+
+    def namespace_used(self, namespace: str) -> bool:
+        """Tell whether any object is in that namespace."""
+        return any(
+            namespace == key[0] for objects in self._maps.kinds.values() for key in objects
+        )
+
     def kind_revisions(self, kinds: Iterable[str]) -> tuple[int, ...]:
         """Return the revision of the last change of each kind."""
         return tuple(self._maps.revisions.get(kind, 0) for kind in kinds)
@@ -135,9 +145,14 @@ class Draft(Store):
         self._changed(old, new)
 
     def remove(self, old: Resource) -> None:
-        """Remove an object and all it owns, depth first."""
-        for owned in self.owned_by(old.metadata.uid):
-            self.remove(owned)
+        """Remove an object and all it owns, the owned before their owners."""
+        doomed = [old]
+        for resource in doomed:  # grows while it is walked: chains may be longer than the stack
+            doomed.extend(self.owned_by(resource.metadata.uid))
+        for resource in reversed(doomed):
+            self._remove_one(resource)
+
+    def _remove_one(self, old: Resource) -> None:
         maps, meta = self._maps, old.metadata
         maps.kinds = maps.kinds.set(
             old.kind, maps.kinds[old.kind].delete((meta.namespace, meta.name))
