@@ -60,8 +60,14 @@ def run(
         path = Path(place) / "load.lua"
         path.write_text(lua)
         command = [
-            "wrk", "-t1", f"-c{clients}", f"-d{max(1, round(seconds))}s",
-            f"--timeout={timeout_s:g}s", "-s", str(path), url,
+            "wrk",
+            "-t1",
+            f"-c{clients}",
+            f"-d{max(1, round(seconds))}s",
+            f"--timeout={timeout_s:g}s",
+            "-s",
+            str(path),
+            url,
         ]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=seconds + 60, check=False
@@ -71,9 +77,14 @@ def run(
         raise RuntimeError(f"wrk failed: {done.stdout[-500:]} {done.stderr[-500:]}")
     requests, duration_us, p50, p90, p99, most, errors = map(int, found.groups())
     return {
-        "clients": clients, "requests": requests, "errors": errors,
+        "clients": clients,
+        "requests": requests,
+        "errors": errors,
         "rate": round((requests - errors) / (duration_us / 1e6), 1),
-        "p50_ms": p50 / 1000, "p90_ms": p90 / 1000, "p99_ms": p99 / 1000, "max_ms": most / 1000,
+        "p50_ms": p50 / 1000,
+        "p90_ms": p90 / 1000,
+        "p99_ms": p99 / 1000,
+        "max_ms": most / 1000,
     }
 
 

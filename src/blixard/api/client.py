@@ -26,6 +26,7 @@ RETRIES = 3
 RETRY_PAUSE_S = 0.1
 STREAM_IDLE_S = 60.0
 _PORT = 7601
+_SERVER_NAME = "api.blixard"  # in every node's certificate, whatever its address
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -283,7 +284,7 @@ class ApiClient:
         try:
             if self._tls is None:
                 self._tls = _tls_context(self._credentials)
-            name = self._credentials.server_name or address.host
+            name = self._credentials.server_name or _SERVER_NAME
             secured: socket.socket = self._tls.wrap_socket(sock, server_hostname=name)
         except ssl.SSLCertVerificationError as error:
             sock.close()
