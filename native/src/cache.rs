@@ -29,6 +29,8 @@ pub struct Cache {
     pub snapshot: SnapshotMark,
     /// A peer needs a snapshot that is newer than the one at hand.
     pub wanted: Cell<bool>,
+    /// The log on disk disagrees with the snapshot: it must be told to start anew after it.
+    pub discordant: bool,
     base_index: u64,
     base_term: u64,
     entries: Vec<Entry>,

@@ -181,6 +181,7 @@ fn join(
         state.term = mark.term;
     }
     let mut cache = Cache::new(mark.clone());
+    cache.discordant = !same && base.is_some();
     if same {
         cache.append(&entries[(mark.index - start) as usize..]);
     }
@@ -661,6 +662,17 @@ impl Core {
             token: self.token(&entry.context),
             data: entry.data,
         }
+    }
+
+    /// The group that a recovered log needs before anything else, if it disagrees with its snapshot:
+    /// without it the next recovery would judge later entries by the old ones before them.
+    pub fn mending_group(&self) -> Vec<u8> {
+        let store = self.raw.store();
+        if !store.discordant {
+            return Vec::new();
+        }
+        let mark = &store.snapshot;
+        encode_group(Some(&self.durable), Some((mark.index, mark.term)), &[])
     }
 
     /// Everything up to this ready is durable.

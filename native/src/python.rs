@@ -282,6 +282,11 @@ impl RawRaft {
         Ok(PyBytes::new(py, &group))
     }
 
+    fn mending_group<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let group = self.guard(|core| core.mending_group())?;
+        Ok(PyBytes::new(py, &group))
+    }
+
     fn compact(&mut self, index: u64, term: u64, conf: Conf, compact_to: u64) -> PyResult<()> {
         let mark = SnapshotMark {
             index,

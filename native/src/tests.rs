@@ -730,6 +730,29 @@ fn recovery_joins_log_and_newer_snapshot() {
     assert_eq!(other.end_index(), 3);
 }
 
+/// A crash may come after a snapshot got its name and before the log was told of it.
+#[test]
+fn log_that_disagrees_with_its_snapshot_is_mended() {
+    let old = encode_group(
+        Some(&state(2, 1)),
+        None,
+        &[entry(2, 2), entry(3, 2), entry(4, 2), entry(5, 2)],
+    );
+    let newer = SnapshotMark {
+        index: 4,
+        term: 3,
+        ..mark(&[1])
+    };
+    let core =
+        Core::new(settings(1), recover(newer.clone(), &[&old]).expect("a log")).expect("a core");
+    let mending = core.mending_group();
+    let more = encode_group(Some(&state(3, 4)), None, &[entry(5, 3), entry(6, 3)]);
+    let cache = recover(newer.clone(), &[&old, &mending, &more]).expect("a log");
+    assert_eq!((cache.base_index(), cache.end_index()), (4, 6));
+    let agreed = Core::new(settings(1), cache).expect("a core");
+    assert!(agreed.mending_group().is_empty());
+}
+
 #[test]
 fn recovery_starts_anew_after_an_installed_snapshot() {
     let old = encode_group(Some(&state(2, 3)), None, &[entry(2, 2), entry(3, 2)]);

@@ -81,6 +81,30 @@ def test_snapshot_travels_in_many_chunks_over_a_bad_network() -> None:
     run(scenario)
 
 
+def test_crash_between_snapshot_and_log_is_mended_at_start() -> None:
+    async def scenario() -> None:
+        async with Cluster(SMALL) as cluster:
+            await cluster.start(3)
+            await write(cluster, 15)
+            await cluster.settled()
+            cluster.kill(3)
+            await write(cluster, 120)
+            node = await cluster.run(3)
+            installed: list[bytes] = []
+            node._receiver._install = installed.append
+            await until(lambda: installed)
+            cluster.kill(3)
+            for _ in range(2):
+                await cluster.run(3)
+                await write(cluster, 8, b"x")
+                await cluster.settled()
+                cluster.kill(3)
+            await cluster.run(3)
+            await cluster.settled()
+
+    run(scenario)
+
+
 def test_damaged_newest_snapshot_falls_back_to_the_older() -> None:
     async def scenario() -> None:
         async with Cluster(SMALL) as cluster:

@@ -129,6 +129,10 @@ async def recover(env: Environment, directory: str, config: RaftConfig) -> Start
         core = _build_core(env, config, identity, meta, found)
     except BlixardError as error:
         raise (damaged[0][1] if damaged else error) from error
+    mending = core.mending_group()
+    if mending:
+        log.write(mending, meta.index)
+        await log.sync()
     for path, damage in damaged:
         env.log("error", "snapshot_damaged", file=path, message=damage.message)
         disk.rename(path, path + ".damaged")
