@@ -131,7 +131,7 @@ def _null(_info: Any, value: Any, pointer: str, problems: list[Problem]) -> None
 
 
 def _literal(info: Any, value: Any, pointer: str, problems: list[Problem]) -> None:
-    if isinstance(value, bool) or value not in info.values:
+    if type(value) not in (int, str) or value not in info.values:
         accepted = [str(v) or '""' for v in info.values]
         close = difflib.get_close_matches(str(value), accepted, n=1)
         meant = f"; did you mean {close[0]}?" if close else ""
