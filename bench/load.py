@@ -55,7 +55,7 @@ def script(target: str, *, size: int, keys: int, api_key: str = "") -> str:
 def run(
     url: str, lua: str, *, clients: int, seconds: float, timeout_s: float = 10.0
 ) -> dict[str, float]:
-    """Run wrk once and return ``rate``, ``p50_ms``, ``p90_ms``, ``p99_ms``, ``max_ms``, ``errors``."""
+    """Run wrk once and return rate, percentiles in milliseconds and the number of errors."""
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "load.lua"
         path.write_text(lua)

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "api"))
 
 from harness import Node, World, app, path
 
-from blixard.api import protocol
+from blixard.api import events, protocol
 from blixard.api.client import ApiClient
 from blixard.api.server import ApiServer, ServerConfig, bind_local
 from blixard.api.standing import SubCall, SubResource
@@ -111,6 +111,20 @@ def test_watch_yields_changes_until_its_time_is_over(client):
     assert next(changes)["type"] == "added"
     with pytest.raises(BlixardError, match="TIMEOUT"):
         next(changes)
+
+
+def test_watch_of_a_client_that_left_is_forgotten(server, client, monkeypatch):
+    monkeypatch.setattr(events, "HEARTBEAT_S", 0.05)
+    changes = client.watch("/v1/apps", query={"revision": "0"})
+    client.apply(path(), app())
+    next(changes)
+    assert len(server.node.machine.changes._subscriptions) == 1
+    changes.close()
+    for _ in range(100):
+        if not server.node.machine.changes._subscriptions:
+            return
+        time.sleep(0.05)
+    pytest.fail("the subscription stays")
 
 
 def test_frames_both_ways_and_an_error_at_the_end(client):

@@ -41,7 +41,8 @@ class ApiApp:
         request = read_head(scope)
         try:
             if self._service.is_stream(request):
-                await self._stream(request, receive, send)
+                gone = scope["state"].get("gone", _never)
+                await self._stream(request, receive, _checked(send, gone))
                 return
             request.body = await _read_body(request, receive)
             response = await self._service.handle(request)
@@ -57,7 +58,12 @@ class ApiApp:
             )
             unexpected = BlixardError("INTERNAL", "an error nobody expected; the log has it")
             response = self._service.problem(request, unexpected)
-        await _send_response(response, request, send)
+        if response.chunks is not None:
+            send = _checked(send, scope["state"].get("gone", _never))
+        try:
+            await _send_response(response, request, send)
+        except (ConnectionError, TimeoutError) as error:
+            self._log("debug", "client_left", path=request.path, detail=str(error))
 
     async def _stream(self, request: Request, receive: Receive, send: Send) -> None:
         run = await self._service.open(request)
@@ -68,7 +74,23 @@ class ApiApp:
             await _carry_out(run, stream)
         except (ConnectionError, TimeoutError) as error:
             self._log("info", "stream_cut", path=request.path, detail=str(error))
+            return
         await stream.close()
+
+
+def _never() -> bool:
+    return False
+
+
+def _checked(send: Send, gone: Callable[[], bool]) -> Send:
+    """Return *send* that fails once the client left: the server library would go on silently."""
+
+    async def checked(message: dict[str, Any]) -> None:
+        if gone():
+            raise ConnectionError("the client left")
+        await send(message)
+
+    return checked
 
 
 async def _carry_out(run: RunStream, stream: BodyStream) -> None:

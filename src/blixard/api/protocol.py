@@ -108,6 +108,7 @@ class ApiProtocol(HttpToolsProtocol):
         """Put the caller into the request's scope."""
         super().on_message_begin()
         self.scope["state"]["caller"] = self._caller
+        self.scope["state"]["gone"] = self.transport.is_closing
 
     def on_headers_complete(self) -> None:
         """Stop counting: what follows is body."""

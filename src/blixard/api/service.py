@@ -334,6 +334,7 @@ async def _carry(env: Environment, near: Stream, far: Stream) -> None:
     except ConnectionError as error:
         # The other direction ends with the same connection and tells the client.
         env.log("debug", "api_stream_cut", detail=str(error))
+        await far.close()
 
 
 async def _check_opened(remote: Stream) -> None:
