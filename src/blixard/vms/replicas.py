@@ -188,7 +188,9 @@ class ReplicaPlanner:
         return msgspec.structs.replace(
             member.spec,
             desired="Running" if spec.running else "Stopped",
-            fenced=is_fenced(spec),
+            # Only a new placement may change it: the guard does not know a process that was
+            # started unfenced, so the cluster must not take it for dead when the lease ends.
+            fenced=member.spec.fenced if member.spec.node else is_fenced(spec),
             vcpus=spec.vcpus,
             memory_mib=parse_memory_mib(spec.memory),
             recipe=recipe,
@@ -200,6 +202,7 @@ class ReplicaPlanner:
         )
 
     def _place(self, vm: Resource, spec: VMSpec, wanted: InstanceSpec, member: Member) -> None:
+        wanted = msgspec.structs.replace(wanted, fenced=is_fenced(spec))
         choice, placed = self._choose(vm, spec, wanted)
         if placed is None:
             self._unplace(wanted, member, phase="Pending", reason=choice.why)
