@@ -41,6 +41,12 @@ def test_followers_acknowledge_only_what_they_have(seed):
     assert simulate(Options(seed=seed)).violations == ()
 
 
+# Runs that found a bug once: a running instance became fenced while its node could not hear of it.
+@pytest.mark.parametrize("seed", [36, 86])
+def test_instance_started_unfenced_has_no_second_copy(seed):
+    assert simulate(Options(seed=seed, node=True)).violations == ()
+
+
 def hashes(hash_seed):
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
     done = subprocess.run(
