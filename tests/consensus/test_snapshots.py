@@ -83,7 +83,7 @@ def test_snapshot_travels_in_many_chunks_over_a_bad_network() -> None:
 
 def test_crash_between_snapshot_and_log_is_mended_at_start() -> None:
     async def scenario() -> None:
-        async with Cluster(replace(SMALL, segment_bytes=1 << 20)) as cluster:
+        async with Cluster(replace(SMALL, segment_bytes=1 << 20, trailing_entries=60)) as cluster:
             await cluster.start(3)
             await write(cluster, 15)
             await cluster.settled()
