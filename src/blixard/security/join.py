@@ -37,7 +37,7 @@ from blixard.security.tokens import (
 )
 
 NODE_NAME_PATTERN = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
-JOIN_PATH = "/v1/cluster/join"
+JOIN_PATH = "/v1/join"
 FIRST_EPOCH = 1
 
 
