@@ -123,6 +123,7 @@ class Injector:
         for host in self._world.hosts:
             self._back(host)
             host.image.stalled_until_ns = 0
+            host.image.full = False
 
     def _back(self, host: Host) -> None:
         """Bring a host to life, whatever happened to it."""
@@ -232,6 +233,16 @@ class Injector:
         image.stalled_until_ns = self._world.loop.now_ns + fault.lasts_ms * 1_000_000
         return lambda: None
 
+    def full(self, fault: Fault) -> Callable[[], None]:
+        """One disk has no room."""
+        image = self._host(fault.hosts[0]).image
+        image.full = True
+
+        def undo() -> None:
+            image.full = False
+
+        return undo
+
     def wall_step(self, fault: Fault) -> Callable[[], None]:
         """Somebody sets one host's wall clock."""
         host = self._host(fault.hosts[0])
@@ -241,5 +252,5 @@ class Injector:
 
 
 _BEGIN: dict[str, Callable[[Injector, Fault], Callable[[], None]]] = {
-    kind: getattr(Injector, kind) for kind in KINDS
+    kind: getattr(Injector, kind) for kind in (*KINDS, "full")
 }

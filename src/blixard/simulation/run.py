@@ -48,7 +48,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What came out of a run."""
 
     seed: int

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from blixard.base.errors import BlixardError
-from blixard.cluster.resources import PatchStatus, Put
+from blixard.cluster.resources import Put
 from blixard.consensus.config import Member, RaftConfig
 from blixard.consensus.node import RaftNode
 from blixard.node.founding import Founding, NodeFacts
@@ -166,8 +166,3 @@ class NodeApp:
         )  # fmt: skip
         await self._voter().cluster.commit((put,), actor="operator", timeout_s=_COMMIT_S)
         return b""
-
-
-def stale_status(op: object, newest_run: dict[str, int]) -> bool:
-    """Tell whether a report of an older run of an instance came after a newer one had started."""
-    return isinstance(op, PatchStatus) and op.run > 0 and op.run < newest_run.get(op.uid, 0)
