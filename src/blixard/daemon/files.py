@@ -79,19 +79,30 @@ class NodeFiles:
             roots_pem=(self.pki / "ca.crt").read_bytes(),
         )
 
+    def pending_key(self) -> bytes | None:
+        """Return the key of a join whose answer was not stored yet."""
+        path = self.pki / "joining.key"
+        return path.read_bytes() if path.exists() else None
+
+    def store_pending_key(self, key_pem: bytes) -> None:
+        """Keep the key before the first question."""
+        self._write(self.pki / "joining.key", key_pem, 0o600)
+
+    def drop_pending_key(self) -> None:
+        """The join is complete."""
+        (self.pki / "joining.key").unlink(missing_ok=True)
+
     def store_issuer(self, issuer: Authority) -> None:
-        """Write the issuing authority; voters only."""
-        self._write(self.pki / "issuer.key", issuer.key_pem, 0o600)
-        self._write(self.pki / "issuer.crt", issuer.certificate_pem, 0o644)
+        """Write the issuing authority, one file so that key and certificate stay a pair."""
+        self._write(self.pki / "issuer.pem", issuer.certificate_pem + issuer.key_pem, 0o600)
 
     def load_issuer(self) -> Authority | None:
         """Return the issuing authority; None on a worker."""
-        if not (self.pki / "issuer.key").exists():
+        path = self.pki / "issuer.pem"
+        if not path.exists():
             return None
-        return Authority(
-            certificate_pem=(self.pki / "issuer.crt").read_bytes(),
-            key_pem=(self.pki / "issuer.key").read_bytes(),
-        )
+        certificate, mark, key = path.read_bytes().partition(b"-----BEGIN PRIVATE KEY-----")
+        return Authority(certificate_pem=certificate, key_pem=mark + key)
 
     def store_root_key(self, root: Authority) -> None:
         """Write the root's key, for the administrator to put away; nothing reads it."""

@@ -40,6 +40,10 @@ class Leadership:
         self._guess = ""
         self.peers: tuple[m.Peer, ...] = ()
 
+    def serve(self, method: str, handler: Handler) -> None:
+        """Answer *method* here when this node leads itself."""
+        self._local[method] = handler
+
     def candidates(self) -> list[str]:
         """Return whom to ask, best first, without repeats."""
         hint = self._leader_hint()

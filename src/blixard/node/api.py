@@ -1,0 +1,131 @@
+"""The API of a node: its standing, its status, its streams; for HTTP and for simulated clients."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import msgspec
+
+from blixard import __version__
+from blixard.api.credentials import MintedToken
+from blixard.api.messages import Request
+from blixard.api.service import ApiHandlers, ApiService
+from blixard.cluster.facade import Cluster
+from blixard.cluster.kind import KindTable
+from blixard.node.admission import Admission
+from blixard.node.kinds import all_kinds
+from blixard.node.node import Node
+from blixard.node.streams import InstanceStreams
+from blixard.security.tokens import encode_token, public_key_of, token_id
+
+ADDRESSES_MAX = 5
+SEED_BYTES = 32
+
+
+class NodeStanding:
+    """Implements ``api.standing.Standing`` for a node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    @property
+    def own_uid(self) -> str:
+        """The node's uid."""
+        return self._node.identity.uid
+
+    def replica(self) -> Cluster | None:
+        """Return this node's copy of the state; None on a worker."""
+        return self._node.voter.cluster if self._node.voter is not None else None
+
+    def leads(self) -> bool:
+        """Tell whether this node may propose."""
+        return self._node.voter is not None and self._node.voter.raft.is_leader
+
+    def candidates(self) -> list[str]:
+        """Return whom to ask, the likely leader first."""
+        return self._node.leadership.candidates()
+
+
+class NodeApi:
+    """The service with what the node answers itself; ``admission`` is absent in simulation."""
+
+    def __init__(
+        self, node: Node, *, admission: Admission | None = None, ca_certificate_der: bytes = b""
+    ) -> None:
+        self._node = node
+        self._admission = admission
+        self._ca_certificate_der = ca_certificate_der
+        self._streams = InstanceStreams(node.env, node.identity.uid, node.hypervisor)
+        self.service = ApiService(
+            node.env,
+            KindTable(all_kinds()),
+            NodeStanding(node),
+            sub_resources=self._streams.sub_resources(),
+            handlers=ApiHandlers(
+                join=self._join if admission is not None else None,
+                mint_token=self._mint if ca_certificate_der else None,
+                status=self._status,
+                version={"version": __version__, "apiVersion": "blixard.dev/v1"},
+            ),
+        )
+
+    def register(self) -> None:
+        """Serve other nodes; before the transport starts."""
+        self.service.register()
+        self._streams.register()
+
+    async def _join(self, request: Request) -> Any:
+        assert self._admission is not None
+        return msgspec.to_builtins(await self._admission.join(request.body), str_keys=True)
+
+    async def _mint(self) -> MintedToken:
+        """Make a token; its seed is in the text and nowhere else."""
+        seed = self._node.env.random.randbytes(SEED_BYTES)
+        public_key = public_key_of(seed)
+        cluster = self._node.voter.cluster if self._node.voter is not None else None
+        nodes = cluster.store.list("Node") if cluster is not None else []
+        own = self._node.identity.uid
+        ordered = sorted(nodes, key=lambda node: node.metadata.uid != own)
+        addresses = [str(node.spec.get("apiAddress", "")) for node in ordered]
+        usable = tuple(address for address in addresses if address)[:ADDRESSES_MAX]
+        return MintedToken(
+            token_id=token_id(public_key),
+            public_key=base64.b64encode(public_key).decode(),
+            text=encode_token(usable, seed, self._ca_certificate_der),
+        )
+
+    def _status(self, cluster: Cluster) -> dict[str, Any]:
+        """Return what ``cluster status`` shows."""
+        voter = self._node.voter
+        assert voter is not None
+        raft = voter.raft.status()
+        store = cluster.store
+        config = store.get("ClusterConfig", "", "cluster")
+        names = {node.metadata.uid: node.metadata.name for node in store.list("Node")}
+        voters = {member.uid for member in raft.members if not member.learner}
+        return {
+            "clusterId": config.spec.get("clusterId", "") if config is not None else "",
+            "leader": raft.leader_uid,
+            "leaderName": names.get(raft.leader_uid, ""),
+            "term": raft.term,
+            "revision": store.revision,
+            "voters": sorted(names.get(uid, uid) for uid in voters),
+            "nodes": [
+                {
+                    "name": node.metadata.name,
+                    "uid": node.metadata.uid,
+                    "address": node.spec.get("address", ""),
+                    "state": node.status.get("state", "Joining"),
+                    "epoch": node.status.get("epoch", 0),
+                    "voter": node.metadata.uid in voters,
+                    "leader": node.metadata.uid == raft.leader_uid,
+                    "vcpusReserved": store.reserved(node.metadata.uid)[0],
+                    "memoryMibReserved": store.reserved(node.metadata.uid)[1],
+                }
+                for node in store.list("Node")
+            ],
+            "instances": store.count("Instance"),
+            "answeredBy": self._node.identity.name,
+            "raft": msgspec.to_builtins(raft),
+        }
