@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from blixard.cluster.leases import LeaseConfig
 from blixard.consensus.log import Log
 from blixard.consensus.node import RaftNode
+from blixard.consensus.saving import Saver
 from blixard.simulation.hypervisor import GuestWorld
 from blixard.simulation.register import RegisterMachine
 
@@ -28,6 +29,17 @@ def acknowledge_before_sync():
         await asyncio.sleep(0)
 
     return patched(Log, "sync", sync)
+
+
+def forget_votes():
+    """Term and vote are written with the next entries only."""
+    make_durable = Saver._make_durable
+
+    async def lazy(saver, payload, last_index):
+        if last_index:
+            await make_durable(saver, payload, last_index)
+
+    return patched(Saver, "_make_durable", lazy)
 
 
 def apply_out_of_order():
@@ -108,6 +120,7 @@ def crash_in_a_task():
 
 RAFT_MUTANTS = {
     "acknowledge_before_sync": (acknowledge_before_sync, "durability"),
+    "forget_votes": (forget_votes, "votes"),
     "apply_out_of_order": (apply_out_of_order, "apply order"),
     "diverging_state": (diverging_state, "state hash"),
     "read_without_quorum": (read_without_quorum, "linearizability"),

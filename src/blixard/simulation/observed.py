@@ -6,7 +6,10 @@ from typing import Any
 
 from blixard.consensus.config import StateMachine
 from blixard.consensus.node import RaftNode
+from blixard.consensus.wire import CHANNEL
 from blixard.simulation.oracles import Oracles
+from blixard.simulation.transport import SimTransport
+from blixard.simulation.votes import votes_in
 from blixard.simulation.world import World
 
 
@@ -43,6 +46,12 @@ class Watch:
         """A write is about to be acknowledged."""
         self.oracles.acknowledged(token, [host.image for host in self._world.hosts])
 
+    def voted(self, host: int, term: int, candidate: int) -> None:
+        """A host sends its vote."""
+        image = self._world.hosts[host - 1].image
+        self.oracles.voted(host, term, candidate, image)
+        self.note(host, "vote", term, candidate)
+
     def note(self, host: int, kind: str, first: int | str, second: int | str = 0) -> None:
         """Put an event into the trace."""
         self._world.trace.add(self._world.loop.now_ns, host, kind, first, second)
@@ -73,3 +82,16 @@ def watch_raft(raft: RaftNode, host: int, watch: Watch) -> None:
 
     raft.on_role_change(changed)
     changed()
+
+
+def watch_votes(transport: SimTransport, host: int, watch: Watch) -> None:
+    """Tell the oracles of every vote that leaves the host."""
+    send = transport.send
+
+    def observed(uid: str, channel: str, payload: bytes) -> bool:
+        if channel == CHANNEL:
+            for term, candidate in votes_in(payload):
+                watch.voted(host, term, candidate)
+        return send(uid, channel, payload)
+
+    transport.send = observed  # type: ignore[method-assign]

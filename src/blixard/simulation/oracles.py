@@ -9,6 +9,7 @@ from typing import Protocol
 from blixard.ports.hypervisor import LaunchPlan
 from blixard.simulation.disk import DirectoryNode, DiskImage, FileNode
 from blixard.simulation.hypervisor import Observer
+from blixard.simulation.votes import record_of
 
 MAX_VIOLATIONS = 20
 _TAIL_BYTES = 65_536
@@ -40,6 +41,7 @@ class Oracles(Observer):
         self._leaders: dict[int, int] = {}
         self._entries: dict[int, tuple[int, int]] = {}
         self._hashes: dict[int, bytes] = {}
+        self._votes: dict[tuple[int, int], int] = {}
         self._applied: dict[int, int] = {}
         self._committed: dict[int, int] = {}  # term -> highest index applied anywhere
         self._running: dict[str, dict[int, LaunchPlan]] = {}
@@ -67,6 +69,14 @@ class Oracles(Observer):
                 f"host {host} leads term {view.term} with {view.last_index} entries, "
                 f"{max(before)} were committed",
             )
+
+    def voted(self, host: int, term: int, candidate: int, image: DiskImage) -> None:
+        """A node votes once per term, and says so only when that is durable."""
+        first = self._votes.setdefault((host, term), candidate)
+        if first != candidate:
+            self.fail("votes", f"host {host} votes for {first} and {candidate} in term {term}")
+        if not _holds(image, record_of(term, candidate)):
+            self.fail("votes", f"host {host} sends a vote of term {term} that is not durable")
 
     def restarted(self, host: int) -> None:
         """A new incarnation applies from its snapshot on."""

@@ -13,7 +13,7 @@ from blixard.consensus.config import RaftConfig
 from blixard.simulation.cluster import App, Factory, RaftApp
 from blixard.simulation.faults import Injector, Plan, draw_plan
 from blixard.simulation.loop import LivelockError, Mode
-from blixard.simulation.observed import Watch
+from blixard.simulation.observed import Watch, watch_votes
 from blixard.simulation.oracles import Oracles
 from blixard.simulation.streams import Streams
 from blixard.simulation.whole import NodeApp
@@ -112,6 +112,7 @@ class Simulation:
         if not host.up or host.daemon is not None:
             return
         daemon = host.start_daemon()
+        watch_votes(daemon.env.transport, host.number, self.watch)
         app = self.factory(host, self.world.hosts, self.watch)
         self.apps[host.number] = app
         daemon.env.spawn(app.run(), name="app")
