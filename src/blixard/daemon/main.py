@@ -123,7 +123,7 @@ class Daemon:
                 return None
             if node.voter.raft.membership.by_uid(uid) is not None:
                 return None
-        if uid in peers or method == MESSAGES_METHOD and not peers:
+        if uid in peers or (method == MESSAGES_METHOD and not peers):
             return None
         return BlixardError("NODE_REMOVED", f"node {uid} is not known here")
 

@@ -1,3 +1,4 @@
+# ruff: noqa: ARG002 - the port gives the parameters; nobody is reached with them
 """A transport that reaches nobody: for work on a data directory before the node runs."""
 
 from __future__ import annotations

@@ -353,7 +353,7 @@ def _make_node(
         expect=0,
         status={
             "epoch": FIRST_EPOCH,
-            "state": "Ready",
+            "state": "Joining",
             "lastChangeMs": now_ms,
             "versions": dict(request.facts.versions),
         },
