@@ -110,7 +110,7 @@ def test_first_use_makes_node_and_uses_token() -> None:
         "maxVms": 100,
         "schedulable": True,
     }
-    assert (make.status["epoch"], make.status["state"]) == (1, "Ready")
+    assert (make.status["epoch"], make.status["state"]) == (1, "Joining")
 
 
 def test_lost_answer_is_given_again() -> None:
