@@ -45,7 +45,7 @@ class NetworkBackend(Protocol):
         Raises BlixardError NETWORK_FAILED.
         """
 
-    async def ensure_tap(self, network: str, instance_uid: str, mac: str) -> str:
+    async def ensure_tap(self, network: str, instance_uid: str) -> str:
         """Return the name of the instance's tap in the network's bridge, made if absent."""
 
     async def release_tap(self, instance_uid: str) -> None:

@@ -26,7 +26,7 @@ class SimNetworkBackend:
         await asyncio.sleep(_KERNEL_S)
         self.networks = networks
 
-    async def ensure_tap(self, network: str, instance_uid: str, mac: str) -> str:
+    async def ensure_tap(self, network: str, instance_uid: str) -> str:
         """Return the tap's name."""
         await asyncio.sleep(_KERNEL_S)
         digest = hashlib.blake2b(f"{network}/{instance_uid}/{mac}".encode(), digest_size=5)

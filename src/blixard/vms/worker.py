@@ -195,7 +195,7 @@ class Worker:
         tap, gateway, prefix, mtu = "", "", 0, 1450
         if spec.network and spec.ip:
             gateway, prefix, mtu = self._tools.network_of(spec.network)
-            tap = await self._tools.network.ensure_tap(spec.network, self.uid, spec.mac)
+            tap = await self._tools.network.ensure_tap(spec.network, self.uid)
         return LaunchPlan(
             instance_uid=self.uid,
             name=assignment.name,

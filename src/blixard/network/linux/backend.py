@@ -99,7 +99,7 @@ class LinuxNetwork:
             raise
         self._set = wanted
 
-    async def ensure_tap(self, network: str, instance_uid: str, mac: str) -> str:
+    async def ensure_tap(self, network: str, instance_uid: str) -> str:
         """Return the instance's tap, made if absent, with its forwarding entry."""
         async with self._lock:
             view = self._views.get(network)

@@ -1,8 +1,8 @@
 """Batches for ``ip``, ``bridge`` and ``nft``: what to say to the kernel, as text; pure.
 
-Every choice has its reason in the kernel's behaviour: a bridge without a fixed MAC changes it with its
-ports and flushes every neighbour; learning moves static entries; in the bridge's own table *permanent*
-means local; unknown unicast must not be flooded into taps that nobody reads.
+Every choice has its reason in the kernel's behaviour: a bridge without a fixed MAC changes it with
+its ports and flushes every neighbour; learning moves static entries; in the bridge's own table
+*permanent* means local; unknown unicast must not be flooded into taps that nobody reads.
 """
 
 from __future__ import annotations
@@ -56,8 +56,10 @@ def make_network(view: NetworkView, local: str) -> list[str]:
         f"link set {bridge} up",
         f"address add {view.gateway}/{_prefix(view.cidr)} dev {bridge} noprefixroute",
         f"route replace {view.cidr} dev {bridge} src {local}",
-        f"link add {vxlan} mtu {view.mtu} type vxlan id {view.vni} local {local} "
-        f"dstport {VXLAN_PORT} nolearning",
+        (
+            f"link add {vxlan} mtu {view.mtu} type vxlan id {view.vni} local {local} "
+            f"dstport {VXLAN_PORT} nolearning"
+        ),
         f"link set {vxlan} master {bridge} up",
     ]
 
