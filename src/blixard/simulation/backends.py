@@ -29,7 +29,7 @@ class SimNetworkBackend:
     async def ensure_tap(self, network: str, instance_uid: str) -> str:
         """Return the tap's name."""
         await asyncio.sleep(_KERNEL_S)
-        digest = hashlib.blake2b(f"{network}/{instance_uid}/{mac}".encode(), digest_size=5)
+        digest = hashlib.blake2b(f"{network}/{instance_uid}".encode(), digest_size=5)
         return self._taps.setdefault(instance_uid, f"t{digest.hexdigest()}")
 
     async def release_tap(self, instance_uid: str) -> None:
