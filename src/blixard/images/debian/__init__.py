@@ -1,0 +1,1 @@
+"""Guests from Debian packages: kernel, small initramfs, read-only root, runner directory."""

@@ -1,0 +1,225 @@
+"""Builds runners from Debian packages, cached by content and shared by the nodes of a machine.
+
+``CACHE/kernels/PACKAGE`` holds kernels, ``CACHE/runners/KEY`` runners. Each is made in a directory of
+its own and renamed into place at the end: a build that was cut short leaves nothing that looks whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import pathlib
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from blixard.base.errors import BlixardError
+from blixard.guest import agent as agent_module
+from blixard.images.debian import kernel, layout
+from blixard.images.debian.tools import run
+from blixard.ports.guests import BuiltGuest, GuestRecipe, Progress
+
+BOOTSTRAP_S, PACK_S, LISTS_S, LOCK_S = 900.0, 300.0, 180.0, 1200.0
+META = "built.json"
+_TRIMMED = (
+    "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "var/lib/apt/lists",
+    "var/cache/apt", "var/log", "usr/share/bash-completion", "usr/share/zoneinfo",
+)  # fmt: skip
+
+
+class DebianGuestBuilder:
+    """Implements ``ports.guests.GuestBuilder``."""
+
+    def __init__(self, cache_dir: str) -> None:
+        self._cache = pathlib.Path(cache_dir)
+        self._agent = pathlib.Path(agent_module.__file__).read_text()
+
+    async def build(self, recipe: GuestRecipe, progress: Progress) -> BuiltGuest:
+        """Return the runner, from the cache if it is there."""
+        key = layout.recipe_key(recipe, self._agent)
+        found = self._look_up(key)
+        if found is not None:
+            return found
+        try:
+            for name in ("kernels", "runners", "locks"):
+                (self._cache / name).mkdir(parents=True, exist_ok=True)
+            async with self._locked(key, progress):
+                return self._look_up(key) or await self._build(key, recipe, progress)
+        except OSError as error:
+            code = "DISK_FULL" if error.errno == errno.ENOSPC else "IMAGE_BUILD_FAILED"
+            raise BlixardError(code, f"building a guest: {error}") from error
+
+    async def images(self) -> list[BuiltGuest]:
+        """Return what the cache holds, in order of digest."""
+        runners = self._cache / "runners"
+        names = sorted(p.name for p in runners.iterdir()) if runners.exists() else []
+        found = [self._look_up(name) for name in names if not name.startswith(".")]
+        return [image for image in found if image is not None]
+
+    def _look_up(self, key: str) -> BuiltGuest | None:
+        try:
+            data = (self._cache / "runners" / key / META).read_bytes()
+        except FileNotFoundError:
+            return None
+        return msgspec.json.decode(data, type=BuiltGuest)
+
+    @contextlib.asynccontextmanager
+    async def _locked(self, name: str, progress: Progress) -> AsyncIterator[None]:
+        """Hold a lock that the other nodes of this machine respect."""
+        descriptor = os.open(
+            self._cache / "locks" / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        try:
+            async with asyncio.timeout(LOCK_S):
+                waiting = False
+                while not _try_lock(descriptor):
+                    if not waiting:
+                        progress("waiting for another node of this machine to build it")
+                    waiting = True
+                    await asyncio.sleep(0.2)
+            yield
+        except TimeoutError as error:
+            raise BlixardError("IMAGE_BUILD_FAILED", "another build holds the lock") from error
+        finally:
+            os.close(descriptor)
+
+    async def _build(self, key: str, recipe: GuestRecipe, progress: Progress) -> BuiltGuest:
+        began_s = time.monotonic()
+        self._remove_leftovers()
+        await self._check_packages(recipe, progress)
+        kernel_dir = await self._kernel(progress)
+        with tempfile.TemporaryDirectory(dir=self._cache / "runners", prefix=".new-") as place:
+            runner = pathlib.Path(place) / "runner"
+            share = runner / "share/microvm"
+            share.mkdir(parents=True)
+            await self._root(pathlib.Path(place), share / "root", recipe, progress)
+            for name in ("kernel", "initrd"):
+                os.link(kernel_dir / name, share / name)
+            _write(share / "hypervisor", "qemu\n")
+            paths = {n: f"share/microvm/{n}" for n in ("kernel", "initrd", "root")}
+            _write(share / "blixard.json", msgspec.json.encode(paths).decode())
+            (runner / "bin").mkdir()
+            _write(runner / "bin/microvm-run", layout.RUN, 0o755)
+            built = BuiltGuest(
+                runner=str(self._cache / "runners" / key),
+                digest=key,
+                size_bytes=(share / "root").stat().st_size,
+                build_s=round(time.monotonic() - began_s, 3),
+            )
+            _write(runner / META, msgspec.json.encode(built).decode())
+            runner.chmod(0o755)
+            runner.rename(self._cache / "runners" / key)
+        progress(f"built in {built.build_s:.0f} s")
+        return built
+
+    def _remove_leftovers(self) -> None:
+        """Remove what builds of dead processes left; a living one holds its lock and is younger."""
+        for path in (self._cache / "runners").glob(".new-*"):
+            if time.time() - path.stat().st_mtime > LOCK_S:
+                shutil.rmtree(path, ignore_errors=True)
+
+    async def _check_packages(self, recipe: GuestRecipe, progress: Progress) -> None:
+        wanted = tuple(sorted(set(recipe.packages)))
+        command = ["apt-cache", "show", "--no-all-versions", layout.KERNEL_META, *wanted]
+        text = await run(command, timeout_s=LISTS_S, check=False)
+        if layout.unknown_packages(text, (layout.KERNEL_META,)):
+            progress("reading the distribution's package lists")
+            await run(["apt-get", "update"], timeout_s=LISTS_S)
+            text = await run(command, timeout_s=LISTS_S, check=False)
+        unknown = layout.unknown_packages(text, wanted)
+        if unknown:
+            raise BlixardError(
+                "PACKAGE_UNKNOWN",
+                f"Debian {layout.SUITE} has no package named {', '.join(unknown)}",
+                details={"packages": unknown},
+            )
+
+    async def _kernel(self, progress: Progress) -> pathlib.Path:
+        package = await kernel.kernel_version()
+        target = self._cache / "kernels" / f"{package}-{layout.BUILDER_VERSION}"
+        async with self._locked("kernel", progress):
+            if not target.exists():
+                progress(f"fetching the kernel {package}")
+                await kernel.build_kernel(str(target), package)
+        return target
+
+    async def _root(
+        self, place: pathlib.Path, target: pathlib.Path, recipe: GuestRecipe, progress: Progress
+    ) -> None:
+        packages = sorted({*layout.BASE_PACKAGES, *recipe.packages})
+        progress(f"unpacking {len(recipe.packages)} packages and what they need")
+        tree = place / "root"
+        await run(
+            [
+                "mmdebstrap",
+                "--variant=minbase",
+                "--mode=root",
+                "--format=directory",
+                f"--include={','.join(packages)}",
+                '--aptopt=APT::Install-Recommends "false"',
+                layout.SUITE,
+                str(tree),
+            ],
+            timeout_s=BOOTSTRAP_S,
+        )
+        await asyncio.to_thread(self._finish_tree, tree, recipe)
+        progress("packing the root file system")
+        await run(
+            ["mkfs.erofs", "-zlz4", "-T1700000000", str(target), str(tree)], timeout_s=PACK_S
+        )
+        target.chmod(0o644)
+
+    def _finish_tree(self, tree: pathlib.Path, recipe: GuestRecipe) -> None:
+        for name in _TRIMMED:
+            shutil.rmtree(tree / name, ignore_errors=True)
+            if name.startswith("var/"):
+                (tree / name).mkdir(parents=True, exist_ok=True)
+        _log_folders(tree)
+        _write(tree / layout.AGENT_PATH, self._agent)
+        _write(tree / layout.SERVICES_PATH, layout.services_json(recipe))
+        _write(tree / "etc/resolv.conf", "")
+        for file in recipe.files:
+            _write(inside(tree, file.path), file.content, int(file.mode, 8))
+
+
+def _log_folders(tree: pathlib.Path) -> None:
+    """Packages made their log folders; they were removed with the logs."""
+    for service in ("nginx", "apache2"):
+        if (tree / "etc" / service).exists():
+            (tree / "var/log" / service).mkdir(parents=True, exist_ok=True)
+
+
+def inside(tree: pathlib.Path, path: str) -> pathlib.Path:
+    """Return the place of a guest's file in *tree*; links on the way are not followed out of it.
+
+    Raises:
+        BlixardError: INVALID, if the path leads through a link.
+    """
+    place = tree
+    for part in pathlib.PurePosixPath(path).parts[1:]:
+        if part == ".." or place.is_symlink():
+            raise BlixardError("INVALID", f"{path} leads through a link or ..")
+        place = place / part
+    if place.is_symlink():
+        place.unlink()
+    return place
+
+
+def _write(path: pathlib.Path, text: str, mode: int = 0o644) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

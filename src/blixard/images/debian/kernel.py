@@ -1,0 +1,89 @@
+"""The guests' kernel and initramfs, from Debian's cloud kernel and a static busybox."""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import lzma
+import os
+import shutil
+import tempfile
+
+from blixard.base.errors import BlixardError
+from blixard.images.debian import layout
+from blixard.images.debian.tools import run
+
+DOWNLOAD_S, UNPACK_S = 300.0, 120.0
+BUSYBOX = "/bin/busybox"
+
+
+async def kernel_version() -> str:
+    """Return the package that the kernel's meta package stands for."""
+    text = await run(
+        ["apt-cache", "depends", "--important", layout.KERNEL_META], timeout_s=30.0, check=False
+    )
+    names = [line.split()[-1] for line in text.splitlines() if "Depends:" in line]
+    if not names:
+        raise BlixardError(
+            "IMAGE_BUILD_FAILED",
+            f"the distribution's lists have no {layout.KERNEL_META}",
+            hint="apt-get update",
+        )
+    return names[0]
+
+
+async def build_kernel(target: str, package: str) -> None:
+    """Put ``kernel`` and ``initrd`` into the new directory *target*."""
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(target)) as place:
+        os.chmod(place, 0o755)
+        await run(["apt-get", "download", package], timeout_s=DOWNLOAD_S, cwd=place)
+        (archive,) = glob.glob(os.path.join(place, "*.deb"))
+        tree = os.path.join(place, "tree")
+        await run(["dpkg-deb", "-x", archive, tree], timeout_s=UNPACK_S)
+        made = os.path.join(place, "made")
+        os.mkdir(made)
+        (image,) = glob.glob(os.path.join(tree, "boot/vmlinuz-*"))
+        shutil.copyfile(image, os.path.join(made, "kernel"))
+        (modules,) = glob.glob(os.path.join(tree, "lib/modules/*"))
+        release = os.path.basename(modules)
+        await run(["depmod", "-b", tree, release], timeout_s=UNPACK_S)
+        with open(os.path.join(modules, "modules.dep")) as file:
+            order = layout.module_order(file.read())
+        await _initramfs(place, os.path.join(made, "initrd"), modules, order)
+        os.chmod(made, 0o755)
+        os.rename(made, target)
+
+
+async def _initramfs(place: str, target: str, modules: str, order: list[str]) -> None:
+    root = os.path.join(place, "initramfs")
+    for name in ("bin", "proc", "sys", "dev", "modules", "lower", "upper", "root"):
+        os.makedirs(os.path.join(root, name))
+    shutil.copyfile(BUSYBOX, os.path.join(root, "bin/busybox"))
+    os.chmod(os.path.join(root, "bin/busybox"), 0o755)
+    for path in order:
+        name = _plain(os.path.basename(path))
+        with open(os.path.join(root, "modules", name), "wb") as file:
+            file.write(_unpacked(os.path.join(modules, path)))
+    with open(os.path.join(root, "modules/order"), "w") as text:
+        text.write("".join(_plain(os.path.basename(path)) + "\n" for path in order))
+    init = os.path.join(root, "init")
+    with open(init, "w") as text:
+        text.write(layout.INIT)
+    os.chmod(init, 0o755)
+    script = 'cd "$1" && find . | LC_ALL=C sort | cpio --quiet -o -H newc --reproducible > "$2"'
+    raw = os.path.join(place, "initrd.cpio")
+    await run(["/bin/sh", "-euc", script, "sh", root, raw], timeout_s=UNPACK_S)
+    with open(raw, "rb") as source, gzip.GzipFile(target, "wb", compresslevel=6, mtime=0) as packed:
+        shutil.copyfileobj(source, packed)
+
+
+def _plain(name: str) -> str:
+    return name.removesuffix(".xz").removesuffix(".gz")
+
+
+def _unpacked(path: str) -> bytes:
+    with open(path, "rb") as file:
+        data = file.read()
+    if path.endswith(".xz"):
+        return lzma.decompress(data)
+    return gzip.decompress(data) if path.endswith(".gz") else data

@@ -1,0 +1,120 @@
+"""What goes into a guest's files, as text and names; pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from blixard.ports.guests import GuestRecipe
+
+BUILDER_VERSION = 1
+SUITE = "bookworm"
+KERNEL_META = "linux-image-6.12-cloud-amd64"
+BASE_PACKAGES = ("python3-minimal", "libpython3-stdlib")
+# What the guest's first minutes need; dependencies are resolved from modules.dep.
+MODULES = ("virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "erofs", "overlay")
+AGENT_PATH = "usr/lib/blixard/agent.py"
+SERVICES_PATH = "etc/blixard/services.json"
+
+INIT = """#!/bin/busybox sh
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t sysfs sysfs /sys
+/bin/busybox mount -t devtmpfs devtmpfs /dev
+while read -r module; do
+  /bin/busybox insmod "/modules/$module" || echo "module $module failed"
+done < /modules/order
+tries=0
+while [ ! -b /dev/vda ] && [ $tries -lt 100 ]; do
+  /bin/busybox usleep 20000
+  tries=$((tries + 1))
+done
+/bin/busybox mount -t erofs -o ro /dev/vda /lower || echo "no root file system"
+/bin/busybox mount -t tmpfs -o mode=0755 tmpfs /upper
+/bin/busybox mkdir -p /upper/data /upper/work
+/bin/busybox mount -t overlay -o lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work \\
+  overlay /root || echo "no overlay"
+/bin/busybox mount --move /dev /root/dev
+/bin/busybox mount --move /proc /root/proc
+/bin/busybox mount --move /sys /root/sys
+exec /bin/busybox switch_root /root /usr/bin/python3 -I -u /usr/lib/blixard/agent.py
+"""
+
+RUN = """#!/bin/sh
+# Runs this guest by hand, with user networking; blixard starts it through its guard instead.
+set -eu
+here=$(dirname "$(readlink -f "$0")")/..
+exec qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none \\
+  -M microvm -m "${MEMORY:-256}" -smp "${VCPUS:-1}" \\
+  -kernel "$here/share/microvm/kernel" -initrd "$here/share/microvm/initrd" \\
+  -append "console=ttyS0 reboot=t panic=-1 quiet loglevel=3 blixard.ip=10.0.2.15/24 \\
+blixard.gw=10.0.2.2 blixard.mtu=1500 blixard.host=guest" \\
+  -drive id=root,file="$here/share/microvm/root",format=raw,if=none,readonly=on \\
+  -device virtio-blk-device,drive=root \\
+  -netdev "user,id=n${FORWARD:+,hostfwd=$FORWARD}" -device virtio-net-device,netdev=n \\
+  -serial mon:stdio
+"""
+
+
+def recipe_key(recipe: GuestRecipe, agent: str) -> str:
+    """Return the name under which a recipe is looked up: recipe, agent and builder."""
+    packages = sorted(set(recipe.packages))
+    body = json.dumps(
+        [
+            BUILDER_VERSION,
+            SUITE,
+            KERNEL_META,
+            BASE_PACKAGES,
+            MODULES,
+            INIT,
+            agent,
+            packages,
+            [[f.path, f.content, f.mode] for f in recipe.files],
+            services_json(recipe),
+        ]
+    )
+    return hashlib.blake2b(body.encode(), digest_size=16).hexdigest()
+
+
+def services_json(recipe: GuestRecipe) -> str:
+    """Return the agent's configuration."""
+    services = [
+        {"name": s.name, "command": list(s.command), "env": s.env, "restart": s.restart}
+        for s in recipe.services
+    ]
+    return json.dumps(services, indent=1)
+
+
+def module_order(modules_dep: str, wanted: tuple[str, ...] = MODULES) -> list[str]:
+    """Return the paths of the wanted modules with their dependencies, dependencies first.
+
+    *modules_dep* is the text of a kernel's ``modules.dep``. A module that is not listed is built
+    into the kernel.
+    """
+    needs: dict[str, list[str]] = {}
+    by_name: dict[str, str] = {}
+    for line in modules_dep.splitlines():
+        path, _, after = line.partition(":")
+        needs[path] = after.split()
+        by_name[path.rsplit("/", 1)[-1].split(".")[0].replace("-", "_")] = path
+    order: list[str] = []
+
+    def visit(path: str) -> None:
+        for needed in needs.get(path, []):
+            visit(needed)
+        if path not in order:
+            order.append(path)
+
+    for name in wanted:
+        if name in by_name:
+            visit(by_name[name])
+    return order
+
+
+def unknown_packages(policy: str, wanted: tuple[str, ...]) -> list[str]:
+    """Return the packages that ``apt-cache show --no-all-versions`` did not print."""
+    known = {
+        line.partition(":")[2].strip()
+        for line in policy.splitlines()
+        if line.startswith("Package:")
+    }
+    return [name for name in wanted if name not in known]

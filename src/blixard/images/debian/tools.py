@@ -1,0 +1,58 @@
+"""Runs Debian's tools: bounded, without a shell, with their last words in the error."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from blixard.base.errors import BlixardError
+
+LAST_LINES = 8
+_FULL = "No space left on device"
+
+
+async def run(argv: list[str], *, timeout_s: float, cwd: str = "/", check: bool = True) -> str:
+    """Return what the command printed on standard output.
+
+    Raises:
+        BlixardError: DISK_FULL, IMAGE_BUILD_FAILED with the last lines of its output.
+    """
+    environment = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "LC_ALL": "C.UTF-8",
+        "DEBIAN_FRONTEND": "noninteractive",
+        # The build happens at a fixed time, so that like inputs give like images.
+        "SOURCE_DATE_EPOCH": "1700000000",
+        **{k: v for k, v in os.environ.items() if k.lower().endswith("_proxy")},
+    }
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            cwd=cwd,
+            env=environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        raise BlixardError(
+            "IMAGE_BUILD_FAILED", f"{argv[0]} is not installed", hint=f"apt-get install {argv[0]}"
+        ) from error
+    try:
+        async with asyncio.timeout(timeout_s):
+            out, err = await process.communicate()
+    except (TimeoutError, asyncio.CancelledError) as error:
+        os.killpg(process.pid, 9)
+        await process.wait()
+        if isinstance(error, asyncio.CancelledError):
+            raise
+        raise BlixardError(
+            "IMAGE_BUILD_FAILED", f"{argv[0]} did not end within {timeout_s:.0f} s"
+        ) from error
+    text = err.decode(errors="replace")
+    if check and process.returncode != 0:
+        words = " | ".join((text or out.decode(errors="replace")).strip().splitlines()[-LAST_LINES:])
+        code = "DISK_FULL" if _FULL in words else "IMAGE_BUILD_FAILED"
+        raise BlixardError(code, f"{argv[0]} failed: {words}")
+    return out.decode(errors="replace")
