@@ -1,0 +1,141 @@
+"""What a cluster on one machine remembers in its directory, and what it leaves outside of it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import pwd
+import shutil
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from blixard.app import dev_layout as layout
+from blixard.app.dev_layout import Place
+from blixard.base.errors import BlixardError
+from blixard.cli.contexts import _replace, _text
+from blixard.cli.contexts_file import contexts_path
+
+STATE = "dev.json"
+LOCK = "/run/blixard-dev.lock"
+CGROUPS = pathlib.Path("/sys/fs/cgroup")
+
+
+class State(msgspec.Struct, kw_only=True):
+    """*forwarded*: the machine forwarded packets before; *complete*: all nodes have joined."""
+
+    nodes: int
+    forwarded: bool
+    complete: bool = False
+
+
+def read(directory: str) -> State | None:
+    """Return the state; None if there is no cluster."""
+    try:
+        data = pathlib.Path(directory, STATE).read_bytes()
+        return msgspec.json.decode(data, type=State)
+    except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
+        return None
+
+
+def write(directory: str, state: State) -> None:
+    """Keep the state; a reader sees the old one or the new one."""
+    target = pathlib.Path(directory, STATE)
+    temporary = target.with_suffix(".new")
+    temporary.write_bytes(msgspec.json.encode(state))
+    temporary.rename(target)
+
+
+def make_directories(nodes: list[Place], directory: str) -> None:
+    """Make the directories; hypervisors run as users of their own and must get through them."""
+    pathlib.Path(directory).mkdir(parents=True, exist_ok=True)
+    for path in (directory, *(p.root for p in nodes), *(p.data for p in nodes)):
+        pathlib.Path(path).mkdir(exist_ok=True)
+        os.chmod(path, 0o711)  # noqa: S103 - passable, not readable
+
+
+def remove_directories(directory: str) -> None:
+    """Remove what was made in the directory, and the directory if nothing else is in it."""
+    for place in layout.places(directory, layout.NODES_MAX):
+        shutil.rmtree(place.root, ignore_errors=True)
+    for name in (STATE, "dev.new"):
+        pathlib.Path(directory, name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        os.rmdir(directory)
+
+
+def guard_names(directory: str) -> list[str]:
+    """Return the names under which the nodes' guards have made cgroups."""
+    names = []
+    for place in layout.places(directory, layout.NODES_MAX):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            stored = json.loads(pathlib.Path(place.data, "identity.json").read_bytes())
+            names.append(str(stored["node"]["uid"])[-10:].lower())
+    return names
+
+
+def remove_cgroups(names: list[str]) -> None:
+    """Remove the cgroups of guards that have ended; the shared parent if none is left."""
+    for root in (CGROUPS, *(CGROUPS / c for c in ("memory", "pids", "cpu", "unified"))):
+        for name in names:
+            for folder in [*(root / "blixard" / name).glob("*/"), root / "blixard" / name]:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+        with contextlib.suppress(OSError):
+            (root / "blixard").rmdir()
+
+
+def write_context(environ: Mapping[str, str], nodes: list[Place]) -> str:
+    """Make the cluster the default of the command line; return the context file's path."""
+    path = contexts_path(environ)
+    address = ",".join(place.socket for place in nodes)
+    _store_context(environ, path, layout.with_context(_text(path), address))
+    return path
+
+
+def drop_context(environ: Mapping[str, str]) -> None:
+    """Take the cluster out of the context file; remove a file that held nothing else."""
+    path = contexts_path(environ)
+    text = _text(path)
+    if f'"{layout.CONTEXT}"' not in text:
+        return
+    rest = layout.without_context(text)
+    if rest.strip():
+        _store_context(environ, path, rest)
+        return
+    os.unlink(path)
+    with contextlib.suppress(OSError):
+        os.rmdir(os.path.dirname(path))
+
+
+def _store_context(environ: Mapping[str, str], path: str, text: str) -> None:
+    _replace(path, text)
+    user = environ.get("SUDO_UID", "")
+    if user.isdigit():
+        # sudo: the file belongs to the person, not to root.
+        group = pwd.getpwuid(int(user)).pw_gid
+        for made in (path, os.path.dirname(path)):
+            os.chown(made, int(user), group)
+
+
+@contextlib.contextmanager
+def only_one() -> Iterator[None]:
+    """Keep a second command from changing the cluster meanwhile.
+
+    Raises:
+        BlixardError: CONFLICT.
+    """
+    descriptor = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlixardError(
+                "CONFLICT", "another blixard dev command is at work", hint="wait for its end"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
