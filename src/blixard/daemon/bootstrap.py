@@ -121,6 +121,7 @@ def join_cluster(config: Config, *, token: str, server: str, timeout_s: float) -
             memory_mib=facts.memory_mib,
             max_vms=facts.max_vms,
             labels=facts.labels,
+            roles=facts.roles,
         ),
         key_pem=key,
         log=JsonLog(level="warning"),

@@ -42,7 +42,10 @@ FIRST_EPOCH = 1
 
 
 class NodeFacts(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What a node says about itself; ``address`` is of the transport, ``host:port`` both."""
+    """What a node says about itself; ``address`` is of the transport, ``host:port`` both.
+
+    The token's roles, where it names some, go before the node's own.
+    """
 
     address: str
     api_address: str
@@ -50,6 +53,7 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     memory_mib: int
     max_vms: int = 100
     labels: dict[str, str] = {}
+    roles: tuple[str, ...] = ()
     versions: dict[str, str] = {}
 
 
@@ -348,7 +352,11 @@ def _make_node(
         kind="Node",
         namespace="",
         name=request.name,
-        spec=node_spec(request.facts, raft_id=raft_id, roles=list(token.spec.get("roles") or ())),
+        spec=node_spec(
+            request.facts,
+            raft_id=raft_id,
+            roles=list(token.spec.get("roles") or request.facts.roles),
+        ),
         uid=new_uid,
         expect=0,
         status={
