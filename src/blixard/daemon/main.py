@@ -135,9 +135,13 @@ class Daemon:
             loop.add_signal_handler(number, stop.set)
         self._admission.register()
         self.api.register()
-        await self._transport.start(transport_address(self._config))
-        await self.node.start()
-        await self._server.start()
+        try:
+            await self._transport.start(transport_address(self._config))
+            await self.node.start()
+            await self._server.start()
+        except (BlixardError, OSError):
+            await self._stop()
+            raise
         self._spawner.spawn(self._renew(), name="certificate renewal")
         self.log("info", "node_started", uid=self.node.identity.uid)
         # What start-up made stays for ever: the collector need not look at it again.
@@ -207,5 +211,21 @@ def run_node(config: Config) -> int:
     async def main() -> None:
         await Daemon(config, files, stored).serve()
 
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    except BlixardError as error:
+        if error.code != "LOG_CORRUPT":
+            raise
+        raise _corrupt(error, config.cluster.data_dir, stored.node.name) from error
     return 0
+
+
+def _corrupt(error: BlixardError, data_dir: str, name: str) -> BlixardError:
+    """Return the error with the whole path, and with the way back for this node."""
+    return BlixardError(
+        error.code,
+        f"{data_dir.rstrip('/')}/{error.message}",
+        hint=f"on another node: blixard cluster force-remove-node {name}, then blixard cluster "
+        f"add-node; here: empty {data_dir}, then blixard cluster join with the new token",
+        details=error.details,
+    )
