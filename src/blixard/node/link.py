@@ -101,6 +101,7 @@ class NodeLink:
         self._view: m.NodeView | None = None
         self._fresh = False
         self._refresh = asyncio.Event()
+        self._removed = False
         self._pending: dict[str, m.Report] = {}
         self._report_wake = asyncio.Event()
         self.on_view: Callable[[m.NodeView], None] = lambda _view: None
@@ -156,7 +157,7 @@ class NodeLink:
                 m.HEARTBEAT, m.encode(m.Heartbeat(epoch)), timeout_s=REQUEST_S
             )
         except BlixardError as error:
-            self._env.log("debug", "heartbeat_failed", code=error.code, detail=error.message)
+            self._refused(error)
             return False
         reply = msgspec.msgpack.decode(answer, type=m.HeartbeatReply)
         if reply.epoch > epoch:
@@ -170,6 +171,16 @@ class NodeLink:
         if lapsed:
             self._lapsed()
         return True
+
+    def _refused(self, error: BlixardError) -> None:
+        """Say once, loudly, that the cluster does not know this node; the rest is for debugging."""
+        removed = error.code == "NODE_REMOVED"
+        if removed and not self._removed:
+            hint = "this node was removed: stop it, empty its data directory, join it again"
+            self._env.log("error", "node_removed", detail=error.message, hint=hint)
+        elif not removed:
+            self._env.log("debug", "heartbeat_failed", code=error.code, detail=error.message)
+        self._removed = removed
 
     def _lapsed(self) -> None:
         """The lease had ended: nothing is believed before the duties are read again."""
