@@ -118,4 +118,8 @@ def _final(error: BlixardError) -> BlixardError:
     """Return what the client hears at the deadline: it has no use for who leads not."""
     if error.code in {"NOT_LEADER", "UNREACHABLE"}:
         return BlixardError("NO_QUORUM", f"no leader before the deadline: {error.message}")
+    if error.code == "OUTCOME_UNKNOWN":
+        hint = "blixard cluster status shows the voters; repeat with the same request id"
+        message = f"{error.message}; no majority of the voters answered until the deadline"
+        return BlixardError(error.code, message, hint=hint, details=error.details)
     return error
