@@ -27,16 +27,37 @@ OPERATION = kind_named("operation")
         "blixard cluster status -o json",
     )
 )
-def status(session: Session) -> None:
-    """Show leader, voters, nodes and their health."""
-    cluster = session.api.request("GET", "/v1/cluster", timeout_s=session.timeout_s())
-    nodes = session.list(NODE)[0]
-    session.out.show_value({**cluster, "nodes": nodes}, _report(session, cluster, nodes))
+def status(session: Session) -> int:
+    """Show leader, voters, nodes and their health.
+
+    Without a majority the asked node tells what it knew last, and the exit code is 8.
+    """
+    try:
+        cluster, nodes, lost = _asked(session)
+    except BlixardError as error:
+        if error.code != "NO_QUORUM":
+            raise
+        cluster, nodes, lost = *_asked(session, stale=True)[:2], error
+    value = {**cluster, "nodes": nodes, **({"noQuorum": lost.message} if lost else {})}
+    session.out.show_value(value, _report(session, cluster, nodes, quorum=lost is None))
+    return lost.info.exit_code if lost else 0
 
 
-def _report(session: Session, cluster: Object, nodes: list[Object]) -> str:
+def _asked(
+    session: Session, *, stale: bool = False
+) -> tuple[Object, list[Object], BlixardError | None]:
+    session.flags.given.update({"stale": True} if stale else {})
+    return session.read("/v1/cluster"), session.list(NODE)[0], None
+
+
+def _report(session: Session, cluster: Object, nodes: list[Object], *, quorum: bool) -> str:
     ready = sum(1 for n in nodes if n.get("status", {}).get("state") == "Ready")
     lines = [_sentence(cluster, ready, len(nodes))]
+    by = cluster.get("answeredBy") or "the asked node"
+    if not quorum:
+        lines.append(f"no quorum: a majority of the voters does not answer; {by} knew this last")
+    if cluster.get("raft", {}).get("diskFull"):
+        lines.append(f"disk full: the data directory of {by} has no room; it refuses writes")
     if nodes:
         columns = [c for c in NODE.columns if not c.wide or session.flags.on("verbose")]
         lines += ["", session.out.table(columns, nodes).rstrip()]

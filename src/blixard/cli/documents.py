@@ -86,11 +86,11 @@ def _read(path: str) -> Source:
     return Source(name, data.decode("utf-8-sig", errors="surrogateescape"))
 
 
-def read_manifests(sources: list[Source], namespace: str) -> list[Manifest]:
-    """Return all objects of *sources* in the order of the files.
+def read_manifests(sources: list[Source], namespace: str) -> tuple[list[Manifest], list[Finding]]:
+    """Return all objects of *sources* that can be told apart, and what is wrong with the others.
 
     Raises:
-        BlixardError: INVALID with every fault of every file.
+        BlixardError: TOO_LARGE; BAD_REQUEST if there is no document at all.
     """
     manifests: list[Manifest] = []
     findings: list[Finding] = []
@@ -105,52 +105,46 @@ def read_manifests(sources: list[Source], namespace: str) -> list[Manifest]:
             findings += [Finding(source, problem) for problem in error.problems]
             continue
         for document in documents:
-            identity = _identify(source, document, namespace)
-            if isinstance(identity, Manifest):
-                manifests.append(identity)
-            else:
-                findings += [Finding(source, document.locate(p)) for p in identity]
+            manifest, problems = _identify(source, document, namespace)
+            findings += [Finding(source, document.locate(p)) for p in problems]
+            if manifest is not None:
+                manifests.append(manifest)
     findings += _duplicates(manifests)
-    if findings:
-        raise invalid(findings)
-    if not manifests:
+    if not manifests and not findings:
         raise BlixardError(
             "BAD_REQUEST",
             "no document in the input",
             hint="each has apiVersion, kind, metadata.name, spec",
         )
-    return manifests
+    return manifests, findings
 
 
-def _identify(source: Source, document: Document, namespace: str) -> Manifest | list[Problem]:
+def _identify(
+    source: Source, document: Document, namespace: str
+) -> tuple[Manifest | None, list[Problem]]:
+    """Return the object, under a name of ours if it has none, and what is wrong with its head."""
     value = document.value
     if not isinstance(value, dict):
-        return [
-            Problem("", "a document must be a mapping with apiVersion, kind, metadata and spec")
-        ]
+        message = "a document must be a mapping with apiVersion, kind, metadata and spec"
+        return None, [Problem("", message)]
     problems = []
     if value.get("apiVersion") != API_VERSION:
         problems.append(_wrong("apiVersion", value, (API_VERSION,)))
     metadata = value.get("metadata")
-    name = metadata.get("name") if isinstance(metadata, dict) else None
+    head: dict[str, Any] = metadata if isinstance(metadata, dict) else {}
+    name = head.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        problems.append(
-            Problem(
-                "/metadata/name",
-                "missing" if name is None else f"{name!r} is no name",
-                ("lower-case letters, digits and - between them",),
-            )
-        )
+        said = "missing" if name is None else f"{name!r} is no name"
+        accepted = ("lower-case letters, digits and - between them",)
+        problems.append(Problem("/metadata/name", said, accepted))
+        name = f"unnamed-{document.locate(Problem('', '')).line}"
     try:
         kind = kind_named(str(value.get("kind", "")))
     except BlixardError as error:
         missing = "kind" not in value
         names = tuple(part for part in error.hint.removeprefix("kinds: ").split(", "))
-        return [*problems, Problem("/kind", "missing" if missing else error.message, names)]
-    if problems:
-        return problems
-    assert isinstance(metadata, dict)
-    return Manifest(source, document, kind, str(name), str(metadata.get("namespace") or namespace))
+        return None, [*problems, Problem("/kind", "missing" if missing else error.message, names)]
+    return Manifest(source, document, kind, name, str(head.get("namespace") or namespace)), problems
 
 
 def _wrong(key: str, value: dict[str, Any], accepted: tuple[str, ...]) -> Problem:
@@ -178,7 +172,7 @@ def _duplicates(manifests: list[Manifest]) -> list[Finding]:
 
 
 def invalid(findings: list[Finding]) -> BlixardError:
-    """Return the error that shows every finding with its line."""
+    """Return the error that shows every finding with its line, in the order of the files."""
     files = {f.source.name for f in findings}
     count = f"{len(findings)} problem{'s' if len(findings) > 1 else ''}"
     return BlixardError(

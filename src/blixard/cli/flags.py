@@ -43,6 +43,12 @@ _ROWS: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     ("dry_run", ("--dry-run",), "Check on the server, change nothing.", "flag"),
     ("detach", ("--detach",), "Do not wait until the work is done.", "flag"),
     ("timeout", ("--timeout",), "Give up after this time (30s, 5m).", "text"),
+    (
+        "stale",
+        ("--stale",),
+        "Read what the asked node has, without a majority: it may be old.",
+        "flag",
+    ),
     ("request_id", ("--request-id",), "Repeat a request under its id.", "text"),
     ("namespace", ("--namespace", "-n"), "Work in this namespace.", "text"),
     ("all_namespaces", ("--all-namespaces", "-A"), "List all namespaces.", "flag"),

@@ -21,7 +21,7 @@ def _path(key: str) -> str:
 @click.argument("key")
 def get(session: Session, key: str) -> None:
     """Print a value."""
-    answer = session.api.request("GET", _path(key), timeout_s=session.timeout_s())
+    answer = session.read(_path(key))
     session.out.show_value(answer, paths.text(answer.get("value")))
 
 
@@ -74,7 +74,7 @@ def delete(session: Session, key: str, if_revision: int | None) -> None:
 def list_keys(session: Session, prefix: str) -> None:
     """List keys below a prefix."""
     query = {"prefix": prefix} if prefix else {}
-    answer = session.api.request("GET", "/v1/kv", query=query, timeout_s=session.timeout_s())
+    answer = session.read("/v1/kv", query)
     items = answer.get("items", [])
     if session.flags.on("quiet") or session.out.format == "name":
         session.out.show_value({}, "\n".join(tables.clean(str(i["key"])) for i in items))

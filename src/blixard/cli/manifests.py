@@ -88,10 +88,32 @@ def _as_text(session: Session, manifest: Manifest, item: Object) -> str:
     return "\n".join(session.out.paint(x, colors[x[0]]) if x[:1] in colors else x for x in lines)
 
 
-def _manifests(session: Session, files: tuple[str, ...]) -> list[Manifest]:
+def _manifests(session: Session, files: tuple[str, ...], *, check: bool = True) -> list[Manifest]:
+    """Return the objects of *files*.
+
+    If one of them cannot be read, the server checks the others (*check*), so that all faults are
+    told at once.
+    """
     if not files:
         raise BlixardError("USAGE", "name the documents", hint="-f FILE, -f DIRECTORY or -f -")
-    return read_manifests(read_sources(files), session.namespace)
+    manifests, findings = read_manifests(read_sources(files), session.namespace)
+    if findings:
+        others = _server_findings(session, manifests) if check and manifests else []
+        raise invalid(sorted([*findings, *others], key=_place))
+    return manifests
+
+
+def _place(finding: Finding) -> tuple[str, int, int]:
+    return finding.source.name, finding.problem.line, finding.problem.column
+
+
+def _server_findings(session: Session, manifests: list[Manifest]) -> list[Finding]:
+    """Return what the server finds wrong; without its answer the faults found here must do."""
+    try:
+        _post(session, manifests, dry_run=True)
+    except BlixardError as error:
+        return [_finding(manifests, p) for p in error.problems]
+    return []
 
 
 def send(session: Session, manifests: list[Manifest], *, dry_run: bool) -> Object:
@@ -100,15 +122,26 @@ def send(session: Session, manifests: list[Manifest], *, dry_run: bool) -> Objec
     Raises:
         BlixardError: INVALID with the faults of all documents, each with file, line and column.
     """
-    documents = [{**m.document.value, "kind": m.kind.name} for m in manifests]
-    query = {"namespace": session.namespace, **({"dryRun": "true"} if dry_run else {})}
     try:
-        answer: Object = session.write("POST", APPLY_PATH, documents, query=query)
-        return answer
+        return _post(session, manifests, dry_run=dry_run)
     except BlixardError as error:
         if error.problems:
             raise invalid([_finding(manifests, p) for p in error.problems]) from error
         raise _named(error, manifests) from error
+
+
+def _post(session: Session, manifests: list[Manifest], *, dry_run: bool) -> Object:
+    documents = [_document(m) for m in manifests]
+    query = {"namespace": session.namespace, **({"dryRun": "true"} if dry_run else {})}
+    answer: Object = session.write("POST", APPLY_PATH, documents, query=query)
+    return answer
+
+
+def _document(manifest: Manifest) -> Object:
+    value = manifest.document.value
+    metadata = value.get("metadata")
+    named = {**(metadata if isinstance(metadata, dict) else {}), "name": manifest.name}
+    return {**value, "apiVersion": API_VERSION, "kind": manifest.kind.name, "metadata": named}
 
 
 def _finding(manifests: list[Manifest], problem: Problem) -> Finding:
@@ -174,7 +207,9 @@ def _wanted(
             "USAGE", "name either objects or files", hint="blixard delete vm NAME, or -f FILE"
         )
     if files:
-        return [(m.kind, m.name, m.namespace) for m in reversed(_manifests(session, files))]
+        return [
+            (m.kind, m.name, m.namespace) for m in reversed(_manifests(session, files, check=False))
+        ]
     named = named_objects(objects)
     nameless = [kind for kind, name in named if not name]
     if nameless:

@@ -78,8 +78,13 @@ class Session:
 
     def get(self, kind: Kind, name: str) -> Object:
         """Return one object. Raises BlixardError NOT_FOUND."""
-        found: Object = self.api.request("GET", self.path(kind, name), timeout_s=self.timeout_s())
+        found: Object = self.read(self.path(kind, name))
         return found
+
+    def read(self, path: str, query: dict[str, str] | None = None) -> Any:
+        """Return what a path holds: as of now, or with --stale as the asked node knows it."""
+        asked = {**(query or {}), **({"stale": "true"} if self.flags.on("stale") else {})}
+        return self.api.request("GET", path, query=asked, timeout_s=self.timeout_s())
 
     def find(self, kind: Kind, name: str) -> Object | None:
         """Return one object, or None."""
@@ -96,9 +101,7 @@ class Session:
         items: list[Object] = []
         revision = 0
         while True:
-            answer = self.api.request(
-                "GET", self.path(kind), query=query, timeout_s=self.timeout_s()
-            )
+            answer = self.read(self.path(kind), query)
             items += answer.get("items", [])
             revision = revision or int(answer.get("revision", 0))
             if not answer.get("continue"):

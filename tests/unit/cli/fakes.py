@@ -115,10 +115,10 @@ class FakeApi:
             old = self.objects.get((plural, name))
             had = old and {"labels": old["metadata"]["labels"], "spec": old["spec"]}
             labels = document["metadata"].get("labels", {})
-            after = {"labels": labels, "spec": document["spec"]}
+            after = {"labels": labels, "spec": document.get("spec", {})}
             if had != after:
                 self.add(
-                    plural, name, document["spec"], old["status"] if old else {}, labels=labels
+                    plural, name, after["spec"], old["status"] if old else {}, labels=labels
                 )
             word = "created" if not old else "unchanged" if had == after else "configured"
             items.append(
