@@ -87,8 +87,34 @@ def check_spec(kind: Kind, spec: Any) -> list[Problem]:
         value = msgspec.convert(spec, kind.spec)
     except (msgspec.ValidationError, RecursionError) as error:
         found = collect_problems(kind.spec, spec, pointer="/spec")
-        return found or [Problem("/spec", str(error))]
+        return [*found, *_of_the_rest(kind, spec, found)] or [Problem("/spec", str(error))]
     return kind.validate(value) if kind.validate is not None else []
+
+
+def _of_the_rest(kind: Kind, spec: Any, found: list[Problem]) -> list[Problem]:
+    """Return what types cannot say about a spec without the places that are wrong already."""
+    wrong = {problem.pointer for problem in found}
+    try:
+        value = msgspec.convert(_without(spec, "/spec", wrong), kind.spec)
+    except (msgspec.ValidationError, RecursionError):
+        # What is missing or damaged is needed: the rest cannot be judged yet.
+        return []
+    said = kind.validate(value) if kind.validate is not None else []
+    return [problem for problem in said if problem.pointer not in wrong]
+
+
+def _without(value: Any, pointer: str, wrong: set[str]) -> Any:
+    """Return a copy of *value* without the members of mappings that *wrong* points at."""
+    if isinstance(value, list):
+        return [_without(item, f"{pointer}/{n}", wrong) for n, item in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    places = {key: f"{pointer}/{str(key).replace('~', '~0').replace('/', '~1')}" for key in value}
+    return {
+        key: _without(item, places[key], wrong)
+        for key, item in value.items()
+        if places[key] not in wrong
+    }
 
 
 def invalid(problems: list[Problem]) -> BlixardError:

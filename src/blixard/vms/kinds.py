@@ -15,7 +15,8 @@ def validate_vm(spec: VMSpec) -> list[Problem]:
     """Return what the types cannot say: one source of the guest, a sane size."""
     problems = []
     if (spec.image is None) == (spec.recipe is None):
-        problems.append(Problem(pointer="/spec", message="give exactly one of image and recipe"))
+        message = "give exactly one of image and recipe"
+        problems.append(Problem(pointer="/spec/image", message=message))
     try:
         if parse_memory_mib(spec.memory) < MEMORY_MIN_MIB:
             problems.append(
