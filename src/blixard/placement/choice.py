@@ -90,5 +90,8 @@ def _nowhere(refused: dict[str, str]) -> str:
     counted: dict[str, int] = {}
     for reason in refused.values():
         counted[reason] = counted.get(reason, 0) + 1
-    parts = [f"{count} nodes: {reason}" for reason, count in sorted(counted.items())]
+    parts = [
+        f"{count} {'node' if count == 1 else 'nodes'}: {reason}"
+        for reason, count in sorted(counted.items())
+    ]
     return "fits nowhere: " + "; ".join(parts)

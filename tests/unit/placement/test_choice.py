@@ -42,7 +42,7 @@ def test_each_reason_is_named():
 def test_nowhere_counts_the_reasons():
     rooms = [room("a", ready=False), room("b", ready=False), room("c", free_slots=0)]
     assert choose(SMALL, rooms).why == (
-        "fits nowhere: 1 nodes: its limit of VMs is reached; 2 nodes: not ready"
+        "fits nowhere: 1 node: its limit of VMs is reached; 2 nodes: not ready"
     )
 
 
