@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import msgspec
 
@@ -15,6 +16,8 @@ SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=de
 QMP_SOCKET, CONSOLE_SOCKET, AGENT_SOCKET = "qmp.sock", "console.sock", "agent.sock"
 CONSOLE_LOG = "console.log"
 AGENT_PORT = "org.blixard.agent"
+# A log that nobody cuts, because the daemon is away, stops growing here.
+FILE_BYTES_MAX = 64 << 20
 
 
 class Runner(msgspec.Struct, frozen=True):
@@ -42,6 +45,24 @@ def files_of(directory: str, runner: Runner) -> dict[str, str]:
     }
 
 
+def guard_plan(
+    plan: LaunchPlan, runner: Runner, *, accelerator: str
+) -> dict[str, Any]:
+    """Return what the guard is asked to start."""
+    return {
+        "uid": plan.instance_uid,
+        "launch": msgspec.to_builtins(plan),
+        "argv": qemu_arguments(plan, runner, accelerator=accelerator),
+        "files": files_of(plan.runner, runner),
+        "listen": {"qmp": QMP_SOCKET, "console": CONSOLE_SOCKET, "agent": AGENT_SOCKET},
+        "append": {"console-log": CONSOLE_LOG},
+        "tap": plan.tap,
+        "memory_mib": plan.memory_mib,
+        "vcpus": plan.vcpus,
+        "file_bytes_max": FILE_BYTES_MAX,
+    }
+
+
 def kernel_command_line(plan: LaunchPlan, runner: Runner) -> str:
     """Return the kernel's arguments with the guest's identity and network."""
     words = [KERNEL_ARGUMENTS, runner.cmdline, f"blixard.host={plan.name}"]
@@ -57,8 +78,8 @@ def kernel_command_line(plan: LaunchPlan, runner: Runner) -> str:
 def qemu_arguments(plan: LaunchPlan, runner: Runner, *, accelerator: str) -> list[str]:
     """Return the argument list; ``{path:NAME}`` and ``{fd:NAME}`` are filled by the launcher.
 
-    The machine starts with its CPUs stopped (``-S``). Sockets are relative to the instance's
-    directory, which is the process's working directory.
+    The machine starts with its CPUs stopped (``-S``). Sockets, log, disk and tap come as
+    descriptors: the process needs no right to any directory.
     """
     accel = f"tcg,tb-size={TB_SIZE_MIB}" if accelerator == "tcg" else accelerator
     arguments = [
@@ -74,7 +95,7 @@ def qemu_arguments(plan: LaunchPlan, runner: Runner, *, accelerator: str) -> lis
         "-sandbox",
         SANDBOX,
         "-M",
-        "microvm,x-option-roms=off,rtc=on",
+        "microvm,acpi=off",
         "-accel",
         accel,
         "-m",
@@ -87,17 +108,21 @@ def qemu_arguments(plan: LaunchPlan, runner: Runner, *, accelerator: str) -> lis
         "{path:initrd}",
         "-append",
         kernel_command_line(plan, runner),
-        "-qmp",
-        f"unix:{QMP_SOCKET},server=on,wait=off",
         "-chardev",
-        f"socket,id=console,path={CONSOLE_SOCKET},server=on,wait=off,"
-        f"logfile={CONSOLE_LOG},logappend=on",
+        "socket,id=qmp,fd={fd:qmp},server=on,wait=off",
+        "-mon",
+        "chardev=qmp,mode=control",
+        "-add-fd",
+        "fd={fd:console-log},set=1",
+        "-chardev",
+        "socket,id=console,fd={fd:console},server=on,wait=off,"
+        "logfile=/dev/fdset/1,logappend=on",
         "-serial",
         "chardev:console",
         "-device",
         "virtio-serial-device",
         "-chardev",
-        f"socket,id=agent,path={AGENT_SOCKET},server=on,wait=off",
+        "socket,id=agent,fd={fd:agent},server=on,wait=off",
         "-device",
         f"virtserialport,chardev=agent,name={AGENT_PORT}",
     ]

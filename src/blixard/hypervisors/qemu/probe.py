@@ -66,7 +66,7 @@ def _why_not(kernel: str) -> str:
             [
                 BINARY,
                 *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-                *("-M", "microvm,accel=kvm", "-cpu", "host", "-m", "128"),
+                *("-M", "microvm,acpi=off,accel=kvm", "-cpu", "host", "-m", "128"),
                 *("-kernel", kernel, "-append", "console=ttyS0 reboot=t panic=-1"),
                 *("-serial", "stdio"),
             ],
