@@ -3,21 +3,33 @@
 A frame is ``magic(4) type(1) stream(4) length(4) payload``, big-endian. The magic lets either side
 find its feet after a restart of the other left half a frame behind. The agent carries the same few
 lines (``guest/agent.py`` needs the standard library only); a test holds both together.
+
+Input and output of an exec are bounded by a window in each direction: a sender stops once
+WINDOW_BYTES of frames are not yet consumed, the receiver says with a WINDOW frame (a decimal number
+of bytes, headers counted) what it has consumed. So a slow client, or a command that reads nothing,
+holds up neither the other streams nor the health checks.
 """
 
 from __future__ import annotations
 
 import struct
 
+VERSION = 1
 MAGIC = b"BLX1"
 HEADER = struct.Struct(">4sBII")
 PAYLOAD_BYTES_MAX = 64 * 1024
+WINDOW_BYTES = 256 * 1024
 
-HELLO, STATUS, EXEC, STDIN, STDOUT, STDERR, EXIT, RESIZE, SHUTDOWN, ERROR, CLOSE = range(1, 12)
+HELLO, STATUS, EXEC, STDIN, STDOUT, STDERR, EXIT, RESIZE, SHUTDOWN, ERROR, CLOSE, WINDOW = range(
+    1, 13
+)
 
-# First byte of each frame on the stream that joins a client to an exec (API and CLI).
+# First byte of each frame on the stream that joins a client to an exec (API and CLI). An empty
+# STDIN is the end of the input, RESIZE is ``COLSxROWS``, EXIT the exit code as text.
 CLIENT_STDIN, CLIENT_STDOUT, CLIENT_STDERR = 0, 1, 2
 CLIENT_EXIT, CLIENT_RESIZE, CLIENT_ERROR = 3, 4, 5
+
+_LARGEST = HEADER.size + PAYLOAD_BYTES_MAX
 
 
 def encode(kind: int, stream: int, payload: bytes = b"") -> bytes:
@@ -26,8 +38,13 @@ def encode(kind: int, stream: int, payload: bytes = b"") -> bytes:
     return HEADER.pack(MAGIC, kind, stream, len(payload)) + payload
 
 
+def cost(payload: bytes) -> int:
+    """Return what a frame takes of its stream's window."""
+    return HEADER.size + len(payload)
+
+
 class Decoder:
-    """Bytes in, frames out; skips what is no frame; never holds more than one frame."""
+    """Bytes in, frames out; skips what is no frame; holds at most one frame and one piece."""
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -35,29 +52,36 @@ class Decoder:
 
     def feed(self, data: bytes) -> list[tuple[int, int, bytes]]:
         """Return the frames completed by *data* as (type, stream, payload)."""
-        self._buffer += data
-        frames = []
+        buffer = self._buffer + data
+        frames: list[tuple[int, int, bytes]] = []
+        at = 0
         while True:
-            self._find_magic()
-            if len(self._buffer) < HEADER.size:
-                return frames
-            _, kind, stream, length = HEADER.unpack_from(self._buffer)
-            if length > PAYLOAD_BYTES_MAX or not HELLO <= kind <= CLOSE:
-                self._skip(1)
+            start = _find_magic(buffer, at)
+            self.skipped += start - at
+            at = start
+            if len(buffer) - at < HEADER.size:
+                break
+            _, kind, stream, length = HEADER.unpack_from(buffer, at)
+            if length > PAYLOAD_BYTES_MAX or not HELLO <= kind <= WINDOW:
+                at += 1
+                self.skipped += 1
                 continue
-            end = HEADER.size + length
-            if len(self._buffer) < end:
-                return frames
-            frames.append((kind, stream, self._buffer[HEADER.size : end]))
-            self._buffer = self._buffer[end:]
+            end = at + HEADER.size + length
+            if len(buffer) < end:
+                break
+            frames.append((kind, stream, buffer[at + HEADER.size : end]))
+            at = end
+        self._buffer = buffer[at:]
+        assert len(self._buffer) < _LARGEST
+        return frames
 
-    def _find_magic(self) -> None:
-        at = self._buffer.find(MAGIC)
-        if at > 0:
-            self._skip(at)
-        elif at < 0 and len(self._buffer) >= len(MAGIC):
-            self._skip(len(self._buffer) - len(MAGIC) + 1)
 
-    def _skip(self, count: int) -> None:
-        self.skipped += count
-        self._buffer = self._buffer[count:]
+def _find_magic(buffer: bytes, at: int) -> int:
+    """Return where the next magic, or what may become one, begins."""
+    found = buffer.find(MAGIC, at)
+    if found >= 0:
+        return found
+    for length in range(len(MAGIC) - 1, 0, -1):
+        if len(buffer) - length >= at and buffer.endswith(MAGIC[:length]):
+            return len(buffer) - length
+    return len(buffer)

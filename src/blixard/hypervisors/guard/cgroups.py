@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import time
 
 ROOT = pathlib.Path("/sys/fs/cgroup")
 V1 = ("memory", "pids", "cpu")
 PIDS_MAX = 256
 OVERHEAD_MIB = 320  # of the hypervisor itself, with its translation cache
-_REMOVE_S = 0.5
 
 
 class Cgroups:
@@ -19,38 +17,53 @@ class Cgroups:
 
     def __init__(self, name: str) -> None:
         self._bases: dict[str, pathlib.Path] = {}
+        self._leaving: list[pathlib.Path] = []
         if os.geteuid() != 0:
             return
-        if (ROOT / "cgroup.controllers").exists():
-            candidates = {"unified": ROOT}
-        else:
-            candidates = {controller: ROOT / controller for controller in V1}
-            candidates["unified"] = ROOT / "unified"
-        for controller, root in candidates.items():
+        unified = (ROOT / "cgroup.controllers").exists()
+        places = {} if unified else {controller: ROOT / controller for controller in V1}
+        places["unified"] = ROOT if unified else ROOT / "unified"
+        for controller, root in places.items():
             base = root / "blixard" / name
             with contextlib.suppress(OSError):
                 if (root / "cgroup.procs").exists():
                     base.mkdir(parents=True, exist_ok=True)
                     self._bases[controller] = base
+                    # Left by a guard that was killed; its instances died with it.
+                    self._leaving += [folder for folder in base.iterdir() if folder.is_dir()]
+        if unified:
+            for folder in (ROOT / "blixard", ROOT / "blixard" / name):
+                for controller in V1:
+                    _write(folder / "cgroup.subtree_control", f"+{controller}")
 
-    def make(self, instance: str, memory_mib: int) -> list[str]:
+    def controllers(self) -> list[str]:
+        """Return which hierarchies are used."""
+        return sorted(self._bases)
+
+    def make(self, instance: str, memory_mib: int, vcpus: int) -> list[str]:
         """Make an instance's directories with their limits; return its ``cgroup.procs`` files."""
+        most = (memory_mib + OVERHEAD_MIB) << 20
+        limits = {
+            "memory": {"memory.limit_in_bytes": most},
+            "pids": {"pids.max": PIDS_MAX},
+            "cpu": {"cpu.shares": 1024 * vcpus},
+            "unified": {
+                "memory.max": most,
+                "pids.max": PIDS_MAX,
+                "cpu.weight": min(10_000, 100 * vcpus),
+            },
+        }
         files = []
         for controller, base in self._bases.items():
             folder = base / instance
+            with contextlib.suppress(ValueError):
+                self._leaving.remove(folder)
             try:
                 folder.mkdir(exist_ok=True)
             except OSError:
                 continue
-            most = (memory_mib + OVERHEAD_MIB) << 20
-            limits = {
-                "memory": (("memory.limit_in_bytes", most),),
-                "pids": (("pids.max", PIDS_MAX),),
-                "unified": (("memory.max", most), ("pids.max", PIDS_MAX)),
-            }.get(controller, ())
-            for name, value in limits:
-                with contextlib.suppress(OSError):
-                    (folder / name).write_text(str(value))
+            for name, value in limits[controller].items():
+                _write(folder / name, str(value))
             files.append(str(folder / "cgroup.procs"))
         return files
 
@@ -58,25 +71,40 @@ class Cgroups:
         """Kill whatever is in an instance's directories."""
         base = self._bases.get("unified")
         if base is not None:
-            with contextlib.suppress(OSError):
-                (base / instance / "cgroup.kill").write_text("1")
+            _write(base / instance / "cgroup.kill", "1")
 
     def remove(self, instance: str) -> None:
-        """Remove an instance's directories; a dying process may hold them for an instant."""
-        for base in self._bases.values():
-            self._remove(base / instance)
+        """Remove an instance's directories; a dying process may hold them for a while."""
+        self._leaving += [base / instance for base in self._bases.values()]
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Try again what could not be removed."""
+        self._leaving = [folder for folder in self._leaving if not _removed(folder)]
 
     def close(self) -> None:
-        """Remove the guard's own directories."""
+        """Remove the guard's own directories, and the one above if it was the last."""
+        self.sweep()
         for base in self._bases.values():
-            self._remove(base)
+            if _removed(base):
+                _removed(base.parent)
 
-    def _remove(self, folder: pathlib.Path) -> None:
-        until = time.monotonic() + _REMOVE_S
-        while folder.exists():
-            try:
-                folder.rmdir()
-            except OSError:
-                if time.monotonic() > until:
-                    return
-                time.sleep(0.01)
+
+def _write(path: pathlib.Path, text: str) -> None:
+    """Write one setting; a host without it, or that forbids it, goes without."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
+
+
+def _removed(folder: pathlib.Path) -> bool:
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True

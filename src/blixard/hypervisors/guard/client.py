@@ -12,9 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 from blixard.base.errors import BlixardError
-from blixard.hypervisors.guard.process import LINE_BYTES_MAX, SOCKET
+from blixard.hypervisors.guard.process import SOCKET
 
 START_S = 10.0
+RESTART_S = 1.0
+ANSWER_BYTES_MAX = 4 << 20
 CALL_S = 5.0
 
 
@@ -76,11 +78,11 @@ class GuardClient:
         started_s = 0.0
         while True:
             try:
-                return await asyncio.open_unix_connection(path, limit=4 * LINE_BYTES_MAX)
+                return await asyncio.open_unix_connection(path, limit=ANSWER_BYTES_MAX)
             except (FileNotFoundError, ConnectionRefusedError):
                 if loop.time() > until_s:
                     raise
-            if not started_s or loop.time() - started_s > START_S / 2:
+            if not started_s or loop.time() - started_s > RESTART_S:
                 start_guard(self._dir, self._name, self._binaries)
                 started_s = loop.time()
             await asyncio.sleep(0.02)

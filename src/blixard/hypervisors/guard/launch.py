@@ -1,24 +1,31 @@
 """Starts one hypervisor process under the guard: descriptors in, privileges off, then exec.
 
-The plan names a binary of a fixed list, arguments made by our own writer, files to open before the
-privileges are dropped, a tap, a user id and limits. Nothing of it is a command line of a shell.
+The plan names a binary of a fixed list, arguments made by our own writer, and what to open before
+the privileges are dropped: files to read, sockets to listen on and logs to append to in the
+instance's directory, a tap. Nothing of it is a command line of a shell, and the process needs no
+right to any directory.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import fcntl
 import os
 import resource
 import signal
 import struct
-from typing import Any
+import zlib
+from typing import Any, NoReturn
+
+from blixard.hypervisors.guard import door
 
 BINARIES = ("/usr/bin/qemu-system-x86_64",)
+USER_BASE, USERS = 70_000, 20_000
+OUTPUT = "hypervisor.log"
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x400454CA, 0x0002, 0x1000, 0x4000
 _NOFILE_MAX = 4096
+_OOM_SCORE = 300
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -35,40 +42,72 @@ def check_plan(plan: dict[str, Any], binaries: tuple[str, ...]) -> None:
         raise BadPlan(f"{argv[0]} is not in the list of binaries")
     if any("\0" in argument for argument in argv):
         raise BadPlan("an argument holds a NUL")
-    if not os.path.isabs(str(plan.get("directory", ""))):
-        raise BadPlan("directory must be absolute")
     for name, path in dict(plan.get("files", {})).items():
         if not os.path.isabs(str(path)):
             raise BadPlan(f"the file {name} must be an absolute path")
+    for part in ("listen", "append"):
+        for name, file in dict(plan.get(part, {})).items():
+            if not isinstance(file, str) or os.path.basename(file) != file or file in ("", "..", "."):
+                raise BadPlan(f"{name} must be a name in the instance's directory")
 
 
-def start(plan: dict[str, Any], cgroups: list[str]) -> int:
+def pick_user(uid: str, used: set[int]) -> int:
+    """Return a user id that no process of the host has: same users may trace each other.
+
+    Several guards on one host draw from one range, hence the look at all processes.
+    """
+    if os.geteuid() != 0:
+        return 0
+    taken = used | _users_of_processes()
+    first = zlib.crc32(uid.encode())
+    for number in range(USERS):
+        user = USER_BASE + (first + number) % USERS
+        if user not in taken:
+            return user
+    raise BadPlan("all user ids are taken")
+
+
+def _users_of_processes() -> set[int]:
+    found = set()
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                found.add(os.stat(f"/proc/{entry}").st_uid)
+            except FileNotFoundError:
+                continue
+    return found
+
+
+def start(plan: dict[str, Any], directory: str, user: int, cgroups: list[str]) -> int:
     """Fork and exec; return the pid. The guard is single-threaded: fork is safe."""
-    descriptors = _open_files(plan)
+    descriptors = _open_all(plan, directory)
     try:
         argv = [_with_descriptors(argument, descriptors) for argument in plan["argv"]]
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _child(plan, argv, descriptors, cgroups, parent)
+            _child(plan, directory, argv, descriptors, user, cgroups, parent)
         return pid
     finally:
         for descriptor in descriptors.values():
             os.close(descriptor)
 
 
-def _open_files(plan: dict[str, Any]) -> dict[str, int]:
+def _open_all(plan: dict[str, Any], directory: str) -> dict[str, int]:
     descriptors: dict[str, int] = {}
     try:
         for name, path in dict(plan.get("files", {})).items():
             descriptors[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        for name, file in dict(plan.get("listen", {})).items():
+            descriptors[name] = door.listen(os.path.join(directory, file), 4).detach()
+        for name, file in {**dict(plan.get("append", {})), "output": OUTPUT}.items():
+            descriptors[name] = os.open(
+                os.path.join(directory, file),
+                os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW,
+                0o600,
+            )
         if plan.get("tap"):
             descriptors["tap"] = open_tap(str(plan["tap"]))
-        descriptors["output"] = os.open(
-            os.path.join(plan["directory"], "hypervisor.log"),
-            os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW,
-            0o600,
-        )
     except OSError:
         for descriptor in descriptors.values():
             os.close(descriptor)
@@ -97,34 +136,34 @@ def _with_descriptors(argument: str, descriptors: dict[str, int]) -> str:
 
 def _child(
     plan: dict[str, Any],
+    directory: str,
     argv: list[str],
     descriptors: dict[str, int],
+    user: int,
     cgroups: list[str],
     parent: int,
-) -> None:
-    """Run in the child, never return. Order: security-lab's recipe, death signal after the drop."""
+) -> NoReturn:
+    """Run in the child. Order: security-lab's recipe, death signal after the drop."""
     try:
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_DFL)
+        _default_signals()
         os.setsid()
-        for path in cgroups:
-            with contextlib.suppress(OSError), open(path, "w") as file:
-                file.write(str(os.getpid()))
-        _limits()
-        os.chdir(plan["directory"])
+        os.chdir(directory)
         null = os.open("/dev/null", os.O_RDONLY)
         os.dup2(null, 0)
         os.dup2(descriptors["output"], 1)
         os.dup2(descriptors["output"], 2)
+        for path in cgroups:
+            _note(path, str(os.getpid()))
+        _note("/proc/self/oom_score_adj", str(_OOM_SCORE))
+        _limits(int(plan.get("file_bytes_max", 0)))
         keep = sorted(d for name, d in descriptors.items() if name != "output")
         for descriptor in keep:
             os.set_inheritable(descriptor, True)
-        _drop(int(plan.get("user", 0)))
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        _drop(user)
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
-        _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         _close_others(keep)
         os.execve(argv[0], argv, {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"})
     except BaseException as error:  # noqa: BLE001 - the child must not run the guard's code
@@ -132,18 +171,43 @@ def _child(
     os._exit(127)
 
 
-def _limits() -> None:
+def _default_signals() -> None:
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_DFL)
+    # A log at its limit must stop growing, not kill the guest.
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+
+def _note(path: str, text: str) -> None:
+    """Write to a kernel file; what the host forbids is said in the instance's own log."""
+    try:
+        with open(path, "w") as file:
+            file.write(text)
+    except OSError as error:
+        os.write(2, f"{path}: {error}\n".encode())
+
+
+def _limits(file_bytes_max: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     most = min(_NOFILE_MAX, hard) if hard != resource.RLIM_INFINITY else _NOFILE_MAX
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if file_bytes_max:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes_max, file_bytes_max))
+    os.setpriority(os.PRIO_PROCESS, 0, 0)
 
 
 def _drop(user: int) -> None:
-    if user and os.geteuid() == 0:
+    if user:
         os.setgroups([])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _LIBC.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl {option}")
 
 
 def _close_others(keep: list[int]) -> None:

@@ -26,15 +26,14 @@ from blixard.hypervisors.qemu.arguments import (
     CONSOLE_SOCKET,
     QMP_SOCKET,
     files_of,
+    guard_plan,
     load_runner,
-    qemu_arguments,
 )
 from blixard.hypervisors.qemu.probe import Accelerator, probe
 from blixard.hypervisors.qemu.qmp import QmpClient
 from blixard.ports.hypervisor import GuestStatus, HypervisorInstance, LaunchPlan
 from blixard.ports.transport import Stream
 
-USER_BASE, USERS = 70_000, 20_000
 QMP_UP_S = 15.0
 POLL_S = 0.02
 FOLLOW_S = 0.1
@@ -87,17 +86,7 @@ class QemuHypervisor:
             raise BlixardError("GUEST_START_FAILED", f"{plan.name}: {error}") from error
         accelerator = await self._probed(files_of(plan.runner, runner)["kernel"])
         facts = await self._guard.call(
-            "start",
-            plan={
-                "uid": plan.instance_uid,
-                "launch": msgspec.to_builtins(plan),
-                "argv": qemu_arguments(plan, runner, accelerator=accelerator.name),
-                "files": files_of(plan.runner, runner),
-                "tap": plan.tap,
-                "directory": directory,
-                "user": self._user(plan.instance_uid),
-                "memory_mib": plan.memory_mib,
-            },
+            "start", plan=guard_plan(plan, runner, accelerator=accelerator.name)
         )
         self._exited[plan.instance_uid] = asyncio.Event()
         try:
@@ -118,17 +107,10 @@ class QemuHypervisor:
                 self.accelerator = await asyncio.to_thread(probe, self._dir, kernel)
             return self.accelerator
 
-    def _user(self, uid: str) -> int:
-        """Return a user id of the instance's own, stable and of a range that nobody else uses."""
-        return USER_BASE + sum(ord(ch) * 33**i for i, ch in enumerate(uid[-8:])) % USERS
-
     def _make_directory(self, plan: LaunchPlan) -> str:
         directory = self._path(plan.instance_uid)
         shutil.rmtree(directory, ignore_errors=True)
         os.makedirs(directory, mode=0o700)
-        if os.geteuid() == 0:
-            user = self._user(plan.instance_uid)
-            os.chown(directory, user, user)
         return directory
 
     def _path(self, uid: str, name: str = "") -> str:

@@ -1,0 +1,176 @@
+"""What the guard holds: the instances with their deadlines, and what may be done to them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from blixard.hypervisors.guard import launch
+from blixard.hypervisors.guard.cgroups import Cgroups
+from blixard.hypervisors.guard.timer import boottime_ns
+
+INSTANCES_MAX = 1_000
+_UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
+
+
+class Refused(Exception):
+    """The guard does not do what was asked, for a reason of its rules."""
+
+
+class Instance:
+    """One hypervisor process."""
+
+    def __init__(self, plan: dict[str, Any], pid: int, user: int) -> None:
+        self.plan = plan
+        self.pid = pid
+        self.user = user
+        self.state = "paused"
+        self.exit_code: int | None = None
+        self.deadline_ns = 0
+        self.killed_by_guard = False
+
+    def expired(self) -> bool:
+        """Tell whether its deadline has passed."""
+        return 0 < self.deadline_ns <= boottime_ns()
+
+    def facts(self) -> dict[str, Any]:
+        """Return what clients may know."""
+        return {
+            "uid": self.plan["uid"],
+            "plan": self.plan.get("launch"),
+            "state": self.state,
+            "pid": self.pid,
+            "user": self.user,
+            "exit_code": self.exit_code,
+            "killed_by_guard": self.killed_by_guard,
+            "deadline_ns": self.deadline_ns,
+        }
+
+
+class Instances:
+    """All of one guard; no method blocks."""
+
+    def __init__(self, state_dir: str, cgroups: Cgroups, binaries: tuple[str, ...]) -> None:
+        self._dir = state_dir
+        self._cgroups = cgroups
+        self._binaries = binaries
+        self._all: dict[str, Instance] = {}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def next_deadline_ns(self) -> int:
+        """Return the earliest deadline still to be enforced; 0 if there is none."""
+        waiting = (
+            i.deadline_ns
+            for i in self._all.values()
+            if i.deadline_ns and i.state != "exited" and not i.killed_by_guard
+        )
+        return min(waiting, default=0)
+
+    def enforce(self) -> None:
+        """Kill what is past its deadline."""
+        for instance in self._all.values():
+            if instance.expired() and not instance.killed_by_guard:
+                instance.killed_by_guard = self._kill(instance)
+
+    def reap(self, tell: Callable[[dict[str, Any]], None]) -> None:
+        """Note which processes ended."""
+        for instance in self._all.values():
+            if instance.state == "exited":
+                continue
+            pid, status = os.waitpid(instance.pid, os.WNOHANG)
+            if pid == instance.pid:
+                instance.state = "exited"
+                instance.exit_code = os.waitstatus_to_exitcode(status)
+                tell({"event": "exit", **instance.facts()})
+
+    def do(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Carry out a request; its refusal is an answer too."""
+        # A stream of requests must not put a deadline off.
+        self.enforce()
+        try:
+            return self._do(request)
+        except (Refused, launch.BadPlan, OSError) as error:
+            return {"error": str(error)}
+
+    def _do(self, request: dict[str, Any]) -> dict[str, Any]:
+        match request["op"]:
+            case "list":
+                facts = [i.facts() for i in self._all.values()]
+                return {"instances": facts, "cgroups": self._cgroups.controllers()}
+            case "start":
+                return self._start(request["plan"])
+            case "extend":
+                return self._extend(int(request["deadline_ns"]))
+        instance = self._all.get(str(request["uid"]))
+        if instance is None:
+            raise Refused("no such instance")
+        match request["op"]:
+            case "arm":
+                return self._arm(instance, int(request["deadline_ns"]))
+            case "mark":
+                return self._mark(instance, str(request["state"]))
+            case "kill":
+                self._kill(instance)
+                return instance.facts()
+            case "forget":
+                return self._forget(instance)
+        raise Refused(f"unknown operation {request['op']!r}")
+
+    def _start(self, plan: dict[str, Any]) -> dict[str, Any]:
+        uid = str(plan["uid"])
+        if _UID.fullmatch(uid) is None:
+            raise Refused("the uid is no name")
+        if uid in self._all:
+            raise Refused(f"{uid} is here already")
+        if len(self._all) >= INSTANCES_MAX:
+            raise Refused(f"at most {INSTANCES_MAX} instances")
+        launch.check_plan(plan, self._binaries)
+        user = launch.pick_user(uid, {i.user for i in self._all.values()})
+        groups = self._cgroups.make(uid, int(plan["memory_mib"]), int(plan["vcpus"]))
+        pid = launch.start(plan, os.path.join(self._dir, uid), user, groups)
+        self._all[uid] = Instance(plan, pid, user)
+        return self._all[uid].facts()
+
+    def _arm(self, instance: Instance, deadline_ns: int) -> dict[str, Any]:
+        _check_alive(instance)
+        instance.deadline_ns = max(instance.deadline_ns, deadline_ns, 1)
+        return instance.facts()
+
+    def _extend(self, deadline_ns: int) -> dict[str, Any]:
+        """Later, never earlier; a deadline that has passed stays passed."""
+        for instance in self._all.values():
+            if instance.deadline_ns and not instance.expired():
+                instance.deadline_ns = max(instance.deadline_ns, deadline_ns)
+        return {"extended": True}
+
+    def _mark(self, instance: Instance, state: str) -> dict[str, Any]:
+        _check_alive(instance)
+        instance.state = "running" if state == "running" else "paused"
+        return instance.facts()
+
+    def _forget(self, instance: Instance) -> dict[str, Any]:
+        if instance.state != "exited":
+            raise Refused("it is still running")
+        del self._all[instance.plan["uid"]]
+        self._cgroups.remove(instance.plan["uid"])
+        return {"forgotten": True}
+
+    def _kill(self, instance: Instance) -> bool:
+        """Kill; false if it had ended: its pid may be somebody else's by now."""
+        if instance.state == "exited":
+            return False
+        self._cgroups.kill(instance.plan["uid"])
+        os.kill(instance.pid, signal.SIGKILL)
+        return True
+
+
+def _check_alive(instance: Instance) -> None:
+    if instance.state == "exited" or instance.killed_by_guard:
+        raise Refused("the process has ended")
+    if instance.expired():
+        raise Refused("its deadline has passed")
