@@ -203,7 +203,12 @@ KEYS: tuple[Key, ...] = (
         missing_values=(("dns", _NO_DISCOVERY), ("tailscale", _NO_DISCOVERY)),
     ),
     Key("discovery.port", forms.port, "port between nodes (gRPC, mutual TLS)"),
-    Key("discovery.peers", forms.addresses, "addresses of other nodes: HOST or HOST:PORT"),
+    Key(
+        "discovery.peers",
+        forms.addresses,
+        "addresses of other nodes: HOST or HOST:PORT",
+        missing="fixed peers (join tokens carry the addresses)",
+    ),
     Key("consensus.tick", forms.duration(0.005, 1), "unit of consensus timing"),
     Key(
         "consensus.heartbeat_interval", forms.duration(0.01, 10), "pause between leader heartbeats"
@@ -226,8 +231,18 @@ KEYS: tuple[Key, ...] = (
         HYPERVISORS,
         missing_values=tuple((h, _NO_HYPERVISOR) for h in HYPERVISORS[1:]),
     ),
-    Key("microvm.default_memory_mb", forms.integer(32, 1 << 24), "memory of VMs that name none"),
-    Key("microvm.default_vcpus", forms.integer(1, 1024), "virtual CPUs of VMs that name none"),
+    Key(
+        "microvm.default_memory_mb",
+        forms.integer(32, 1 << 24),
+        "memory of VMs that name none",
+        missing="a default of this node (VMs that name none get 256MiB)",
+    ),
+    Key(
+        "microvm.default_vcpus",
+        forms.integer(1, 1024),
+        "virtual CPUs of VMs that name none",
+        missing="a default of this node (VMs that name none get 1)",
+    ),
     Key(
         "microvm.max_vms_per_node",
         forms.integer(1, 100_000),
@@ -242,8 +257,18 @@ KEYS: tuple[Key, ...] = (
     Key(
         "images.cache_dir", forms.absolute_path, "built images, shared by the nodes of one machine"
     ),
-    Key("images.mirror", forms.text, "package mirror (empty: the host's own sources)"),
-    Key("images.cache_size_gb", forms.integer(1, 1 << 20), "limit of the image cache"),
+    Key(
+        "images.mirror",
+        forms.text,
+        "package mirror (empty: the host's own sources)",
+        missing="mirrors of its own (the host's sources are used)",
+    ),
+    Key(
+        "images.cache_size_gb",
+        forms.integer(1, 1 << 20),
+        "limit of the image cache",
+        missing="a bounded image cache",
+    ),
     Key("storage.ceph.config_file", forms.absolute_path, "Ceph's configuration", missing=_NO_CEPH),
     Key(
         "storage.ceph.default_pool", forms.name, "pool of volumes that name none", missing=_NO_CEPH
@@ -269,9 +294,24 @@ KEYS: tuple[Key, ...] = (
     Key("storage.pools.*.m", forms.integer(1, 64), "parity parts", missing="storage pools"),
     Key("storage.pools.*.rule", forms.name, "CRUSH rule", missing="storage pools"),
     Key("network.pool", forms.cidr, "addresses of guests on the default network"),
-    Key("network.mtu", forms.integer(576, 9000), "largest packet of guests"),
-    Key("network.vxlan_port", forms.port, "UDP port of the overlay between nodes"),
-    Key("network.bridge_name", forms.interface, "bridge of the default network"),
+    Key(
+        "network.mtu",
+        forms.integer(576, 9000),
+        "largest packet of guests",
+        missing="an MTU of the default network (1450)",
+    ),
+    Key(
+        "network.vxlan_port",
+        forms.port,
+        "UDP port of the overlay between nodes",
+        missing="another port of the overlay (4789)",
+    ),
+    Key(
+        "network.bridge_name",
+        forms.interface,
+        "bridge of the default network",
+        missing="names of bridges",
+    ),
     Key("network.vlan_range", forms.number_range(1, 4094), "VLANs to use", missing="VLAN networks"),
     Key(
         "network.default_gateway",
