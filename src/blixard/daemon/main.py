@@ -28,6 +28,7 @@ from blixard.runtime.environment import RealEnvironment, make_random, make_spawn
 from blixard.runtime.logs import JsonLog
 from blixard.runtime.transport import MESSAGES_METHOD, GrpcTransport
 from blixard.security import ca
+from blixard.security.principals import ROLE_VIEWER
 from blixard.security.tls import TlsIdentity, TlsMaterial
 
 STOP_S = 8.0
@@ -100,11 +101,13 @@ class Daemon:
         self.api = NodeApi(
             self.node, admission=self._admission, ca_certificate_der=ca.certificate_der(roots)
         )
+        group = _group(config.api.socket_group)
         self._server = ApiServer(
             self.api.service,
             ServerConfig(
                 socket_path=config.api_socket,
-                socket_group=_group(config.api.socket_group),
+                socket_group=group,
+                group_roles={group: ROLE_VIEWER} if group >= 0 else {},
                 tls_host=config.api.bind or config.cluster.address,
                 tls_port=config.api.port,
             ),
