@@ -63,9 +63,15 @@ def guard_plan(
     }
 
 
-def kernel_command_line(plan: LaunchPlan, runner: Runner) -> str:
-    """Return the kernel's arguments with the guest's identity and network."""
+def kernel_command_line(plan: LaunchPlan, runner: Runner, tsc_khz: int) -> str:
+    """Return the kernel's arguments with the guest's identity and network.
+
+    *tsc_khz* (0: not known) is the counter's rate. An emulated guest on a busy host cannot measure
+    it, nor test its timer interrupt: it would wait for ever, so it is told.
+    """
     words = [KERNEL_ARGUMENTS, runner.cmdline, f"blixard.host={plan.name}"]
+    if tsc_khz:
+        words.append(f"no_timer_check tsc_early_khz={tsc_khz}")
     if plan.address:
         words += [
             f"blixard.ip={plan.address}",
@@ -75,7 +81,9 @@ def kernel_command_line(plan: LaunchPlan, runner: Runner) -> str:
     return " ".join(word for word in words if word)
 
 
-def qemu_arguments(plan: LaunchPlan, runner: Runner, *, accelerator: str) -> list[str]:
+def qemu_arguments(
+    plan: LaunchPlan, runner: Runner, *, accelerator: str, tsc_khz: int = 0
+) -> list[str]:
     """Return the argument list; ``{path:NAME}`` and ``{fd:NAME}`` are filled by the launcher.
 
     The machine starts with its CPUs stopped (``-S``). Sockets, log, disk and tap come as
@@ -95,7 +103,7 @@ def qemu_arguments(plan: LaunchPlan, runner: Runner, *, accelerator: str) -> lis
         "-sandbox",
         SANDBOX,
         "-M",
-        "microvm,acpi=off",
+        "microvm",
         "-accel",
         accel,
         "-m",
@@ -107,7 +115,7 @@ def qemu_arguments(plan: LaunchPlan, runner: Runner, *, accelerator: str) -> lis
         "-initrd",
         "{path:initrd}",
         "-append",
-        kernel_command_line(plan, runner),
+        kernel_command_line(plan, runner, tsc_khz if accelerator == "tcg" else 0),
         "-chardev",
         "socket,id=qmp,fd={fd:qmp},server=on,wait=off",
         "-mon",

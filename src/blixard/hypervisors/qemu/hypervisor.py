@@ -29,7 +29,7 @@ from blixard.hypervisors.qemu.arguments import (
     guard_plan,
     load_runner,
 )
-from blixard.hypervisors.qemu.probe import Accelerator, probe
+from blixard.hypervisors.qemu.probe import Accelerator, host_tsc_khz, probe
 from blixard.hypervisors.qemu.qmp import QmpClient
 from blixard.ports.hypervisor import GuestStatus, HypervisorInstance, LaunchPlan
 from blixard.ports.transport import Stream
@@ -60,6 +60,7 @@ class QemuHypervisor:
         self._guard = guard
         self._probing = asyncio.Lock()
         self.accelerator: Accelerator | None = None
+        self._tsc_khz = _read_tsc_khz()
         self._live: dict[str, _Live] = {}
         self._exited: dict[str, asyncio.Event] = {}
         self._callback: Callable[[str], None] = lambda _uid: None
@@ -86,7 +87,7 @@ class QemuHypervisor:
             raise BlixardError("GUEST_START_FAILED", f"{plan.name}: {error}") from error
         accelerator = await self._probed(files_of(plan.runner, runner)["kernel"])
         facts = await self._guard.call(
-            "start", plan=guard_plan(plan, runner, accelerator=accelerator.name)
+            "start", plan=guard_plan(plan, runner, accelerator=accelerator.name, tsc_khz=self._tsc_khz)
         )
         self._exited[plan.instance_uid] = asyncio.Event()
         try:
@@ -305,3 +306,8 @@ def _instance(facts: dict[str, Any]) -> HypervisorInstance:
         exit_code=facts["exit_code"],
         killed_by_guard=bool(facts["killed_by_guard"]),
     )
+
+
+def _read_tsc_khz() -> int:
+    with open("/proc/cpuinfo") as file:
+        return host_tsc_khz(file.read())

@@ -47,6 +47,21 @@ def probe(state_dir: str, kernel: str) -> Accelerator:
     return found
 
 
+def host_tsc_khz(cpuinfo: str) -> int:
+    """Return the rate of the time stamp counter that emulated guests see, 0 if it is not known.
+
+    *cpuinfo* is the text of ``/proc/cpuinfo``. A counter that does not follow the clock
+    (``constant_tsc``) runs at the nominal rate, which is what virtual machines are shown there.
+    """
+    constant = any(
+        line.startswith("flags") and "constant_tsc" in line.split() for line in cpuinfo.splitlines()
+    )
+    for line in cpuinfo.splitlines():
+        if constant and line.startswith("cpu MHz"):
+            return round(float(line.partition(":")[2]) * 1000)
+    return 0
+
+
 def _version() -> str:
     try:
         done = subprocess.run(
@@ -66,7 +81,7 @@ def _why_not(kernel: str) -> str:
             [
                 BINARY,
                 *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-                *("-M", "microvm,acpi=off,accel=kvm", "-cpu", "host", "-m", "128"),
+                *("-M", "microvm,accel=kvm", "-cpu", "host", "-m", "128"),
                 *("-kernel", kernel, "-append", "console=ttyS0 reboot=t panic=-1"),
                 *("-serial", "stdio"),
             ],

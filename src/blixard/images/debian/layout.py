@@ -7,7 +7,7 @@ import json
 
 from blixard.ports.guests import GuestRecipe
 
-BUILDER_VERSION = 1
+BUILDER_VERSION = 3
 SUITE = "bookworm"
 KERNEL_META = "linux-image-6.12-cloud-amd64"
 BASE_PACKAGES = ("python3-minimal", "libpython3-stdlib")
@@ -44,9 +44,9 @@ RUN = """#!/bin/sh
 set -eu
 here=$(dirname "$(readlink -f "$0")")/..
 exec qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none \\
-  -M microvm,acpi=off -m "${MEMORY:-256}" -smp "${VCPUS:-1}" \\
+  -M microvm -m "${MEMORY:-256}" -smp "${VCPUS:-1}" \\
   -kernel "$here/share/microvm/kernel" -initrd "$here/share/microvm/initrd" \\
-  -append "console=ttyS0 reboot=t panic=-1 quiet loglevel=3 blixard.ip=10.0.2.15/24 \\
+  -append "console=ttyS0 reboot=t panic=-1 quiet loglevel=3 no_timer_check blixard.ip=10.0.2.15/24 \\
 blixard.gw=10.0.2.2 blixard.mtu=1500 blixard.host=guest" \\
   -drive id=root,file="$here/share/microvm/root",format=raw,if=none,readonly=on \\
   -device virtio-blk-device,drive=root \\
