@@ -46,13 +46,13 @@ def files_of(directory: str, runner: Runner) -> dict[str, str]:
 
 
 def guard_plan(
-    plan: LaunchPlan, runner: Runner, *, accelerator: str
+    plan: LaunchPlan, runner: Runner, *, accelerator: str, tsc_khz: int = 0
 ) -> dict[str, Any]:
     """Return what the guard is asked to start."""
     return {
         "uid": plan.instance_uid,
         "launch": msgspec.to_builtins(plan),
-        "argv": qemu_arguments(plan, runner, accelerator=accelerator),
+        "argv": qemu_arguments(plan, runner, accelerator=accelerator, tsc_khz=tsc_khz),
         "files": files_of(plan.runner, runner),
         "listen": {"qmp": QMP_SOCKET, "console": CONSOLE_SOCKET, "agent": AGENT_SOCKET},
         "append": {"console-log": CONSOLE_LOG},
