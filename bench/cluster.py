@@ -33,7 +33,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def run(*command: str, timeout_s: float = 60.0, **options: Any) -> str:
     """Run a command to its end and return what it printed; a failure shows its words."""
-    done = subprocess.run(
+    done: subprocess.CompletedProcess[str] = subprocess.run(
         command, capture_output=True, text=True, timeout=timeout_s, check=False, **options
     )
     if done.returncode != 0:
@@ -120,7 +120,7 @@ class Member:
                 stdin=subprocess.DEVNULL,
                 env=self.env,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - a bare system call is safe there
             )
 
     def kill(self) -> None:
@@ -171,6 +171,17 @@ class Node(Member):
         """Run a command against this node over its socket."""
         command = [self.program, "--address", str(self.socket), *words]
         return run(*self.inside(*command), env=self.env)
+
+    def kill_guard(self) -> None:
+        """Kill the guard of the node's hypervisors, which outlives the daemon."""
+        place = str(self.data / "vms").encode()
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if b"blixard.hypervisors.guard.process" in words and place in words:
+                    os.kill(int(entry.name), signal.SIGKILL)
 
     def status(self) -> dict[str, Any]:
         """Return ``cluster status``."""
@@ -223,6 +234,7 @@ class Cluster:
     def close(self) -> None:
         for node in self.nodes:
             node.kill()
+            node.kill_guard()
 
 
 class Etcd(Member):
