@@ -5,6 +5,7 @@ A hub namespace holds the bridge, so that nothing is made in the machine's own n
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -16,6 +17,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+
+from blixard.base.config_keys import ImagesSection
+from blixard.images.debian.builder import DebianGuestBuilder
+from blixard.ports.guests import GuestRecipe
 
 COMMAND_S = 60.0
 UP_S = 60.0
@@ -138,7 +143,9 @@ class ControlPlane:
         self.root = root
         self.tag = f"bxt{secrets.token_hex(2)}"
         self.octet = secrets.randbelow(200) + 20
-        self.cache = root / "images"
+        # Shared with whatever built guests here before: it is keyed by content and locked. The
+        # nodes' namespaces reach nothing outside, so tests build before a node needs the guest.
+        self.cache = pathlib.Path(ImagesSection().cache_dir)
         self.nodes: list[NodeUnderTest] = []
         self.environ = {
             "PATH": os.environ["PATH"],
@@ -213,6 +220,10 @@ class ControlPlane:
             UP_S,
             lambda: self.nodes[0].log()[-3000:],
         )
+
+    def build(self, recipe: GuestRecipe) -> None:
+        """Build a guest in the machine's own namespace, where packages can be fetched."""
+        asyncio.run(DebianGuestBuilder(str(self.cache)).build(recipe, lambda _line: None))
 
     def leader(self) -> NodeUnderTest:
         name = self.nodes[0].json("cluster", "status")["leaderName"]

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import pytest
 from control_plane import ControlPlane, NodeUnderTest, control_plane, sh, until
 
+from blixard.ports.guests import GuestRecipe, GuestService
+
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
 
 WRONG = """\
@@ -322,6 +324,7 @@ def test_unknown_package_is_named(node: NodeUnderTest) -> None:
 def test_guest_that_does_not_boot_shows_its_console(tmp_path: pathlib.Path) -> None:
     with control_plane(tmp_path) as plane:
         node = plane.nodes[0]
+        plane.build(GuestRecipe(services=(GuestService(name="stuck", command=("/bin/false",)),)))
         stuck = (
             "  recipe:\n    services:\n      - {name: stuck, command: [/bin/false]}\n"
             "  readiness: {tcp: {port: 9}, startTimeoutS: 20}\n"
