@@ -1,6 +1,6 @@
 """Consensus alone: three processes, TCP on loopback, real fdatasync, 64 proposals in flight."""
 
-# ruff: noqa: D101, D102, ARG002 (the ports are described where they are declared)
+# ruff: noqa: D101, ARG002 (the ports are described where they are declared)
 
 from __future__ import annotations
 

@@ -7,10 +7,16 @@ from blixard.placement.choice import NodeRoom, PlacementRequest, choose, refusal
 
 
 def room(name, **changes):
-    facts = dict(
-        uid=name, name=name, ready=True, schedulable=True, free_vcpus=8.0, free_memory_mib=4096,
-        total_memory_mib=8192, free_slots=10,
-    )
+    facts = {
+        "uid": name,
+        "name": name,
+        "ready": True,
+        "schedulable": True,
+        "free_vcpus": 8.0,
+        "free_memory_mib": 4096,
+        "total_memory_mib": 8192,
+        "free_slots": 10,
+    }
     return NodeRoom(**{**facts, **changes})
 
 

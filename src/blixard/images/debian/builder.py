@@ -1,7 +1,8 @@
 """Builds runners from Debian packages, cached by content and shared by the nodes of a machine.
 
-``CACHE/kernels/PACKAGE`` holds kernels, ``CACHE/runners/KEY`` runners. Each is made in a directory of
-its own and renamed into place at the end: a build that was cut short leaves nothing that looks whole.
+``CACHE/kernels/PACKAGE`` holds kernels, ``CACHE/runners/KEY`` runners. Each is made in a directory
+of its own and renamed into place at the end: a build that was cut short leaves nothing that looks
+whole.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from blixard.base.errors import BlixardError
-from blixard.guest import agent as agent_module
+from blixard.guest.bundle import agent_source
 from blixard.images.debian import kernel, layout
 from blixard.images.debian.tools import run
 from blixard.ports.guests import BuiltGuest, GuestRecipe, Progress
@@ -38,7 +39,7 @@ class DebianGuestBuilder:
 
     def __init__(self, cache_dir: str) -> None:
         self._cache = pathlib.Path(cache_dir)
-        self._agent = pathlib.Path(agent_module.__file__).read_text()
+        self._agent = agent_source()
 
     async def build(self, recipe: GuestRecipe, progress: Progress) -> BuiltGuest:
         """Return the runner, from the cache if it is there."""
@@ -170,9 +171,7 @@ class DebianGuestBuilder:
         )
         await asyncio.to_thread(self._finish_tree, tree, recipe)
         progress("packing the root file system")
-        await run(
-            ["mkfs.erofs", "-zlz4", "-T1700000000", str(target), str(tree)], timeout_s=PACK_S
-        )
+        await run(["mkfs.erofs", "-zlz4", "-T1700000000", str(target), str(tree)], timeout_s=PACK_S)
         target.chmod(0o644)
 
     def _finish_tree(self, tree: pathlib.Path, recipe: GuestRecipe) -> None:

@@ -46,8 +46,8 @@ here=$(dirname "$(readlink -f "$0")")/..
 exec qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none \\
   -M microvm -m "${MEMORY:-256}" -smp "${VCPUS:-1}" \\
   -kernel "$here/share/microvm/kernel" -initrd "$here/share/microvm/initrd" \\
-  -append "console=ttyS0 reboot=t panic=-1 quiet loglevel=3 no_timer_check blixard.ip=10.0.2.15/24 \\
-blixard.gw=10.0.2.2 blixard.mtu=1500 blixard.host=guest" \\
+  -append "console=ttyS0 reboot=t panic=-1 quiet loglevel=3 no_timer_check \\
+blixard.ip=10.0.2.15/24 blixard.gw=10.0.2.2 blixard.mtu=1500 blixard.host=guest" \\
   -drive id=root,file="$here/share/microvm/root",format=raw,if=none,readonly=on \\
   -device virtio-blk-device,drive=root \\
   -netdev "user,id=n${FORWARD:+,hostfwd=$FORWARD}" -device virtio-net-device,netdev=n \\

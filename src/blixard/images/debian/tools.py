@@ -52,7 +52,8 @@ async def run(argv: list[str], *, timeout_s: float, cwd: str = "/", check: bool 
         ) from error
     text = err.decode(errors="replace")
     if check and process.returncode != 0:
-        words = " | ".join((text or out.decode(errors="replace")).strip().splitlines()[-LAST_LINES:])
+        said = (text or out.decode(errors="replace")).strip().splitlines()
+        words = " | ".join(said[-LAST_LINES:])
         code = "DISK_FULL" if _FULL in words else "IMAGE_BUILD_FAILED"
         raise BlixardError(code, f"{argv[0]} failed: {words}")
     return out.decode(errors="replace")
