@@ -4,7 +4,7 @@ set -euo pipefail
 packages=(
   python3 python3-venv build-essential protobuf-compiler pkg-config
   qemu-system-x86 busybox-static mmdebstrap erofs-utils cpio kmod
-  iproute2 nftables procps e2fsprogs
+  iproute2 iputils-ping nftables procps e2fsprogs strace
   etcd-server wrk
 )
 # A toolchain from elsewhere is used where there is one; Debian's default is too old for PyO3.
