@@ -93,11 +93,15 @@ class Door:
                 self._tell(client, self._answer(line))
 
     def _answer(self, line: bytes) -> dict[str, Any]:
+        number = None
         try:
             request = json.loads(line)
-            return {"id": request.get("id"), **self._handle(request)}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            return {"id": None, "error": f"bad request: {error!r}"[:1000]}
+            number = request.get("id")
+            return {"id": number, **self._handle(request)}
+        except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError) as error:
+            return {"id": number, "error": f"bad request: {error!r}"[:1000]}
+        except RecursionError:
+            return {"id": None, "error": "bad request: nested too deeply"}
 
     def _tell(self, client: _Client, message: dict[str, Any]) -> None:
         client.waiting += json.dumps(message).encode() + b"\n"

@@ -88,8 +88,8 @@ def _come_first() -> None:
         file.write(str(_OOM_SCORE))
 
 
-def main(arguments: list[str]) -> int:
-    """Run a guard: ``STATE_DIR NAME [BINARY...]``; a second one for the directory leaves at once."""
+def main(arguments: list[str], idle_exit_s: float = IDLE_EXIT_S) -> int:
+    """Run a guard: ``STATE_DIR NAME [BINARY...]``; a second one for it leaves at once."""
     state_dir, name = arguments[0], arguments[1]
     binaries = tuple(arguments[2:]) or launch.BINARIES
     lock = os.open(os.path.join(state_dir, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -100,7 +100,7 @@ def main(arguments: list[str]) -> int:
     os.ftruncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())
     _come_first()
-    Guard(state_dir, name, binaries).run()
+    Guard(state_dir, name, binaries, idle_exit_s).run()
     return 0
 
 
