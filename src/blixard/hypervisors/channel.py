@@ -2,7 +2,7 @@
 
 A frame is ``magic(4) type(1) stream(4) length(4) payload``, big-endian. The magic lets either side
 find its feet after a restart of the other left half a frame behind. The agent carries the same few
-lines (``guest/agent.py`` needs the standard library only); a test holds both together.
+lines (``guest/protocol.py`` needs the standard library only); a test holds both together.
 
 Input and output of an exec are bounded by a window in each direction: a sender stops once
 WINDOW_BYTES of frames are not yet consumed, the receiver says with a WINDOW frame (a decimal number

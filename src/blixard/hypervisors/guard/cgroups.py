@@ -13,7 +13,7 @@ OVERHEAD_MIB = 320  # of the hypervisor itself, with its translation cache
 
 
 class Cgroups:
-    """The directories of one guard, below ``blixard/NAME`` of each hierarchy that can be written."""
+    """One guard's directories, below ``blixard/NAME`` of each hierarchy that can be written."""
 
     def __init__(self, name: str) -> None:
         self._bases: dict[str, pathlib.Path] = {}

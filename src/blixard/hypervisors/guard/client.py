@@ -33,19 +33,18 @@ class GuardClient:
         self._next = 0
         self._connecting = asyncio.Lock()
         self.on_exit: Callable[[dict[str, Any]], None] = lambda _facts: None
+        self.on_lost: Callable[[], None] = lambda: None
 
     async def call(self, op: str, **fields: Any) -> dict[str, Any]:
         """Ask the guard. Raises BlixardError HYPERVISOR_UNAVAILABLE with its reason."""
         try:
             async with asyncio.timeout(CALL_S + START_S):
-                writer = await self._connected()
-                self._next += 1
-                number = self._next
-                future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-                self._answers[number] = future
-                writer.write(json.dumps({"id": number, "op": op, **fields}).encode() + b"\n")
-                await writer.drain()
-                answer = await future
+                try:
+                    answer = await self._ask(op, fields)
+                except ConnectionError:
+                    # It ended for want of work just now. Starting twice is refused, the rest is
+                    # the same done twice.
+                    answer = await self._ask(op, fields)
         except (OSError, TimeoutError) as error:
             raise BlixardError(
                 "HYPERVISOR_UNAVAILABLE", f"the guard does not answer: {error!r}"
@@ -53,6 +52,18 @@ class GuardClient:
         if "error" in answer:
             raise BlixardError("HYPERVISOR_UNAVAILABLE", f"the guard refused: {answer['error']}")
         return answer
+
+    async def _ask(self, op: str, fields: dict[str, Any]) -> dict[str, Any]:
+        writer = await self._connected()
+        self._next += 1
+        number = self._next
+        self._answers[number] = asyncio.get_running_loop().create_future()
+        try:
+            writer.write(json.dumps({"id": number, "op": op, **fields}).encode() + b"\n")
+            await writer.drain()
+            return await self._answers[number]
+        finally:
+            self._answers.pop(number, None)
 
     async def close(self) -> None:
         """Leave; the guard and its instances stay."""
@@ -68,7 +79,8 @@ class GuardClient:
             if self._writer is None or self._writer.is_closing():
                 reader, self._writer = await self._open()
                 loop = asyncio.get_running_loop()
-                self._reading = loop.create_task(self._read(reader), name="guard")
+                reading = self._read(reader, self._writer)
+                self._reading = loop.create_task(reading, name="guard")
             return self._writer
 
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -87,22 +99,21 @@ class GuardClient:
                 started_s = loop.time()
             await asyncio.sleep(0.02)
 
-    async def _read(self, reader: asyncio.StreamReader) -> None:
+    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, ValueError):
             while line := await reader.readline():
                 message = json.loads(line)
                 if message.get("event") == "exit":
                     self.on_exit(message)
                     continue
-                future = self._answers.pop(message.get("id"), None)
+                future = self._answers.get(message.get("id"))
                 if future is not None and not future.done():
                     future.set_result(message)
-        if self._writer is not None:
-            self._writer.close()
+        writer.close()
         for future in self._answers.values():
             if not future.done():
                 future.set_exception(ConnectionResetError("the guard closed the connection"))
-        self._answers.clear()
+        self.on_lost()
 
 
 def start_guard(state_dir: str, name: str, binaries: tuple[str, ...] = ()) -> None:

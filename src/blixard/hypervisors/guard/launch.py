@@ -47,7 +47,7 @@ def check_plan(plan: dict[str, Any], binaries: tuple[str, ...]) -> None:
             raise BadPlan(f"the file {name} must be an absolute path")
     for part in ("listen", "append"):
         for name, file in dict(plan.get(part, {})).items():
-            if not isinstance(file, str) or os.path.basename(file) != file or file in ("", "..", "."):
+            if not isinstance(file, str) or not file or file[0] == "." or "/" in file:
                 raise BadPlan(f"{name} must be a name in the instance's directory")
 
 
@@ -86,7 +86,15 @@ def start(plan: dict[str, Any], directory: str, user: int, cgroups: list[str]) -
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _child(plan, directory, argv, descriptors, user, cgroups, parent)
+            _child(
+                plan,
+                argv,
+                descriptors,
+                directory=directory,
+                user=user,
+                cgroups=cgroups,
+                parent=parent,
+            )
         return pid
     finally:
         for descriptor in descriptors.values():
@@ -136,9 +144,10 @@ def _with_descriptors(argument: str, descriptors: dict[str, int]) -> str:
 
 def _child(
     plan: dict[str, Any],
-    directory: str,
     argv: list[str],
     descriptors: dict[str, int],
+    *,
+    directory: str,
     user: int,
     cgroups: list[str],
     parent: int,
@@ -166,7 +175,8 @@ def _child(
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         _close_others(keep)
         os.execve(argv[0], argv, {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"})
-    except BaseException as error:  # noqa: BLE001 - the child must not run the guard's code
+    except BaseException as error:
+        # The child must never run on in the guard's code.
         os.write(2, f"start failed: {error}\n".encode())
     os._exit(127)
 

@@ -15,8 +15,7 @@ class _Spec(ctypes.Structure):
     """``struct itimerspec``: interval, then first expiry, each in seconds and nanoseconds."""
 
     _fields_ = tuple(
-        (name, ctypes.c_long)
-        for name in ("interval_s", "interval_ns", "first_s", "first_ns")
+        (name, ctypes.c_long) for name in ("interval_s", "interval_ns", "first_s", "first_ns")
     )
 
 

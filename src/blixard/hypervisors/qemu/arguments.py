@@ -123,8 +123,7 @@ def qemu_arguments(
         "-add-fd",
         "fd={fd:console-log},set=1",
         "-chardev",
-        "socket,id=console,fd={fd:console},server=on,wait=off,"
-        "logfile=/dev/fdset/1,logappend=on",
+        "socket,id=console,fd={fd:console},server=on,wait=off,logfile=/dev/fdset/1,logappend=on",
         "-serial",
         "chardev:console",
         "-device",

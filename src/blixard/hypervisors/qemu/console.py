@@ -12,10 +12,14 @@ _ESCAPES = re.compile(
     rb"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-_]|[\x00-\x08\x0b-\x1f\x7f]"
 )
 
+# Terminals take these as escape sequences too, also when they come as UTF-8.
+_C1 = re.compile("[\x80-\x9f]")
+
 
 def clean(data: bytes) -> str:
     """Return text without escape sequences: a guest's output must not drive a terminal."""
-    return _ESCAPES.sub(b"", data).decode("utf-8", "replace")
+    text = _ESCAPES.sub(b"", data).decode("utf-8", "replace")
+    return _C1.sub("", text)
 
 
 def trim(path: str) -> None:

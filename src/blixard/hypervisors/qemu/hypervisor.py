@@ -1,7 +1,8 @@
 """QEMU behind the guard: implements the Hypervisor port.
 
 The guard holds the processes; this object holds connections to them (QMP, agent) and finds both
-again after the daemon restarts. State of an instance is what the guard says.
+again after the daemon restarts: sockets and logs stand in a directory per instance. State of an
+instance is what the guard says.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import Any
 import msgspec
 
 from blixard.base.errors import BlixardError
-from blixard.hypervisors import channel as c
 from blixard.hypervisors.guard.client import GuardClient
-from blixard.hypervisors.qemu import console
+from blixard.hypervisors.guard.launch import OUTPUT
+from blixard.hypervisors.qemu import console, streams
 from blixard.hypervisors.qemu.agent import AgentLink
 from blixard.hypervisors.qemu.arguments import (
     AGENT_SOCKET,
@@ -36,8 +37,8 @@ from blixard.ports.transport import Stream
 
 QMP_UP_S = 15.0
 POLL_S = 0.02
-FOLLOW_S = 0.1
-AGENT_GRACE_S = 1.0
+ASK_S = 1.0
+LOGS_KEPT = 20
 
 
 class _Live:
@@ -46,6 +47,7 @@ class _Live:
     def __init__(self, qmp: QmpClient, agent: AgentLink) -> None:
         self.qmp = qmp
         self.agent = agent
+        self.connecting = asyncio.Lock()
 
     async def close(self) -> None:
         await self.qmp.close()
@@ -65,6 +67,7 @@ class QemuHypervisor:
         self._exited: dict[str, asyncio.Event] = {}
         self._callback: Callable[[str], None] = lambda _uid: None
         guard.on_exit = self._on_exit
+        guard.on_lost = self._on_lost
 
     def on_change(self, callback: Callable[[str], None]) -> None:
         """Call *callback* with an instance uid when its process or guest changed."""
@@ -87,13 +90,14 @@ class QemuHypervisor:
             raise BlixardError("GUEST_START_FAILED", f"{plan.name}: {error}") from error
         accelerator = await self._probed(files_of(plan.runner, runner)["kernel"])
         facts = await self._guard.call(
-            "start", plan=guard_plan(plan, runner, accelerator=accelerator.name, tsc_khz=self._tsc_khz)
+            "start",
+            plan=guard_plan(plan, runner, accelerator=accelerator.name, tsc_khz=self._tsc_khz),
         )
         self._exited[plan.instance_uid] = asyncio.Event()
         try:
             await self._connect(plan.instance_uid)
         except BlixardError as error:
-            words = console.tail(os.path.join(directory, "hypervisor.log"), 5)
+            words = console.tail(os.path.join(directory, OUTPUT), 5)
             await self.kill(plan.instance_uid)
             await self.forget(plan.instance_uid)
             raise BlixardError(
@@ -119,28 +123,25 @@ class QemuHypervisor:
 
     async def _connect(self, uid: str) -> _Live:
         """Connect to a process that may still be starting."""
-        live = self._live.get(uid)
-        if live is not None and live.qmp.connected:
-            return live
-        qmp = QmpClient(self._path(uid, QMP_SOCKET), lambda event: self._on_event(uid, event))
+        live = self._of(uid)
         try:
-            async with asyncio.timeout(QMP_UP_S):
-                while True:
+            async with live.connecting, asyncio.timeout(QMP_UP_S):
+                while not live.qmp.connected:
                     try:
-                        await qmp.connect()
-                        break
+                        await live.qmp.connect()
                     except (FileNotFoundError, ConnectionRefusedError):
-                        if self._has_exited(uid):
-                            raise BlixardError(
-                                "GUEST_START_FAILED", "the hypervisor ended at once"
-                            ) from None
+                        if await self._gone(uid):
+                            raise
                         await asyncio.sleep(POLL_S)
-        except (OSError, TimeoutError, ValueError) as error:
-            raise BlixardError(
-                "HYPERVISOR_UNAVAILABLE", f"QMP does not answer: {error!r}"
-            ) from error
-        old = self._live.get(uid)
-        self._live[uid] = _Live(qmp, old.agent if old else AgentLink(self._path(uid, AGENT_SOCKET)))
+        except (OSError, TimeoutError) as error:
+            reason = "the process has ended" if self._has_exited(uid) else repr(error)
+            raise BlixardError("HYPERVISOR_UNAVAILABLE", f"no QMP: {reason}") from error
+        return live
+
+    def _of(self, uid: str) -> _Live:
+        if uid not in self._live:
+            qmp = QmpClient(self._path(uid, QMP_SOCKET), lambda event: self._on_event(uid, event))
+            self._live[uid] = _Live(qmp, AgentLink(self._path(uid, AGENT_SOCKET)))
         return self._live[uid]
 
     async def arm(self, instance_uid: str, deadline_boottime_ns: int) -> None:
@@ -167,19 +168,14 @@ class QemuHypervisor:
 
     async def shutdown(self, instance_uid: str, *, grace_s: float) -> None:
         """Ask the agent, then kill; return once the process is gone."""
+        live = self._of(instance_uid)
+        asked = False
         if not await self._gone(instance_uid):
-            live = self._live.get(instance_uid) or _Live(
-                QmpClient(self._path(instance_uid, QMP_SOCKET), lambda _event: None),
-                AgentLink(self._path(instance_uid, AGENT_SOCKET)),
-            )
-            self._live[instance_uid] = live
-            asked = False
             with contextlib.suppress(BlixardError):
                 await live.agent.shutdown()
                 asked = True
-            if asked and await self._wait_gone(instance_uid, grace_s):
-                return
-        await self.kill(instance_uid)
+        if not (asked and await self._wait_gone(instance_uid, grace_s)):
+            await self.kill(instance_uid)
 
     async def kill(self, instance_uid: str) -> None:
         """Kill now; return once the process is gone."""
@@ -189,7 +185,7 @@ class QemuHypervisor:
             raise BlixardError("HYPERVISOR_UNAVAILABLE", f"{instance_uid} does not die")
 
     async def forget(self, instance_uid: str) -> None:
-        """Remove what is left of an exited instance; its console stays until the next start."""
+        """Remove what is left of an exited instance; the last few keep their logs."""
         live = self._live.pop(instance_uid, None)
         if live is not None:
             await live.close()
@@ -197,18 +193,34 @@ class QemuHypervisor:
         known = {i.instance_uid for i in await self.instances()}
         if instance_uid in known:
             await self._guard.call("forget", uid=instance_uid)
+        await asyncio.to_thread(self._prune, known - {instance_uid})
+
+    def _prune(self, known: set[str]) -> None:
+        """Keep the logs of the LOGS_KEPT instances that were forgotten last."""
+        with os.scandir(self._dir) as entries:
+            found = [e for e in entries if e.is_dir() and e.name not in known]
+        found.sort(key=lambda e: e.stat().st_mtime, reverse=True)
+        for entry in found[LOGS_KEPT:]:
+            shutil.rmtree(entry.path, ignore_errors=True)
 
     async def _gone(self, uid: str) -> bool:
+        if self._has_exited(uid):
+            return True
         state = {i.instance_uid: i.state for i in await self.instances()}
         return state.get(uid, "exited") == "exited"
 
     async def _wait_gone(self, uid: str, seconds: float) -> bool:
-        until_s = asyncio.get_running_loop().time() + seconds
+        """Wait for the guard's word; ask it now and then, for a word may be lost with it."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + seconds
+        exited = self._exited.setdefault(uid, asyncio.Event())
         while not await self._gone(uid):
-            left_s = until_s - asyncio.get_running_loop().time()
+            left_s = until_s - loop.time()
             if left_s <= 0:
                 return False
-            await asyncio.sleep(min(left_s, 0.05))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left_s, ASK_S)):
+                    await exited.wait()
         return True
 
     # -- the guest --
@@ -216,56 +228,26 @@ class QemuHypervisor:
     async def guest_status(self, instance_uid: str) -> GuestStatus:
         """Ask the agent."""
         console.trim(self._path(instance_uid, CONSOLE_LOG))
-        return await self._agent(instance_uid).status()
-
-    def _agent(self, uid: str) -> AgentLink:
-        live = self._live.get(uid)
-        if live is None:
-            qmp = QmpClient(self._path(uid, QMP_SOCKET), lambda event: self._on_event(uid, event))
-            live = self._live[uid] = _Live(qmp, AgentLink(self._path(uid, AGENT_SOCKET)))
-        return live.agent
+        return await self._of(instance_uid).agent.status()
 
     async def exec(
         self, instance_uid: str, command: list[str], *, tty: bool, stream: Stream
     ) -> None:
         """Run a command in the guest and join it to *stream*."""
-        await self._agent(instance_uid).exec(command, tty=tty, stream=stream)
+        await self._of(instance_uid).agent.exec(command, tty=tty, stream=stream)
 
     async def logs(self, instance_uid: str, *, tail: int, follow: bool, stream: Stream) -> None:
         """Send the console's last lines, then new ones until the stream ends."""
         path = self._path(instance_uid, CONSOLE_LOG)
-        follower = console.Follower(path)
-        for line in console.tail(path, tail):
-            await stream.send(line.encode() + b"\n")
-        while follow:
-            for line in follower.new_lines():
-                await stream.send(line.encode() + b"\n")
-            await asyncio.sleep(FOLLOW_S)
+        await streams.send_log(path, stream, tail=tail, follow=follow)
 
     async def console(self, instance_uid: str, stream: Stream) -> None:
-        """Join the serial console to *stream*: raw bytes, framed as in exec."""
-        path = self._path(instance_uid, CONSOLE_SOCKET)
-        try:
-            reader, writer = await asyncio.open_unix_connection(path)
-        except OSError as error:
-            raise BlixardError("GUEST_UNREACHABLE", f"no console: {error}") from error
-        loop = asyncio.get_running_loop()
-        typing = loop.create_task(_type(stream, writer), name="console")
-        try:
-            while data := await reader.read(16_384):
-                await stream.send(bytes((c.CLIENT_STDOUT,)) + data)
-        finally:
-            typing.cancel()
-            await asyncio.gather(typing, return_exceptions=True)
-            writer.close()
+        """Join the serial console to *stream*: raw bytes both ways."""
+        await streams.join_console(self._path(instance_uid, CONSOLE_SOCKET), stream)
 
     def console_tail(self, instance_uid: str, lines: int) -> list[str]:
         """Return the last console lines, also of an exited instance."""
         return console.tail(self._path(instance_uid, CONSOLE_LOG), lines)
-
-    async def remove_state(self, instance_uid: str) -> None:
-        """Remove an instance's directory with its logs."""
-        await asyncio.to_thread(shutil.rmtree, self._path(instance_uid), ignore_errors=True)
 
     # -- events --
 
@@ -278,6 +260,11 @@ class QemuHypervisor:
         self._exited.setdefault(uid, asyncio.Event()).set()
         self._callback(uid)
 
+    def _on_lost(self) -> None:
+        """The guard's connection broke: what it would have said must be asked for."""
+        for uid in sorted(self._live):
+            self._callback(uid)
+
     def _has_exited(self, uid: str) -> bool:
         event = self._exited.get(uid)
         return event is not None and event.is_set()
@@ -288,13 +275,6 @@ class QemuHypervisor:
             await self._live[uid].close()
         self._live.clear()
         await self._guard.close()
-
-
-async def _type(stream: Stream, writer: asyncio.StreamWriter) -> None:
-    while (frame := await stream.receive()) is not None:
-        if frame[:1] == bytes((c.CLIENT_STDIN,)):
-            writer.write(frame[1:])
-            await writer.drain()
 
 
 def _instance(facts: dict[str, Any]) -> HypervisorInstance:

@@ -1,7 +1,7 @@
 """QMP, QEMU's control protocol: a sans-IO codec and a small client around it.
 
-Source: docs/interop/qmp-spec of QEMU. One JSON document per line; a greeting, then answers by id, and
-events at any time.
+Source: docs/interop/qmp-spec of QEMU. One JSON document per line; a greeting, then answers by id,
+and events at any time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ class QmpCodec:
         *lines, self._buffer = self._buffer.split(b"\n")
         if len(self._buffer) > LINE_BYTES_MAX:
             raise ValueError("a QMP line is too long")
-        messages = [json.loads(line) for line in lines if line.strip()]
+        try:
+            messages = [json.loads(line) for line in lines if line.strip()]
+        except RecursionError as error:
+            raise ValueError("a QMP message is nested too deeply") from error
         if not all(isinstance(message, dict) for message in messages):
             raise ValueError("a QMP message is no object")
         return messages
@@ -56,7 +59,7 @@ class QmpClient:
         self._next = 0
 
     async def connect(self) -> None:
-        """Connect and negotiate. Raises OSError, TimeoutError, ValueError."""
+        """Connect and negotiate. Raises OSError, BlixardError HYPERVISOR_UNAVAILABLE."""
         reader, writer = await asyncio.open_unix_connection(self._path, limit=LINE_BYTES_MAX)
         self._writer = writer
         self._reading = asyncio.get_running_loop().create_task(self._read(reader), name="qmp")
@@ -85,9 +88,7 @@ class QmpClient:
         finally:
             self._answers.pop(number, None)
         if "error" in answer:
-            raise BlixardError(
-                "HYPERVISOR_UNAVAILABLE", f"QMP {name}: {answer['error'].get('desc', '')}"
-            )
+            raise BlixardError("HYPERVISOR_UNAVAILABLE", f"QMP {name}: {answer['error']}")
         return answer.get("return")
 
     async def _read(self, reader: asyncio.StreamReader) -> None:

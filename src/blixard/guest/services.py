@@ -1,0 +1,129 @@
+"""The processes that the guest is there for: kept running, their output on the console."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+from typing import Any
+
+from blixard.guest.loop import Loop, Outlet, say
+
+CONFIG = "/etc/blixard/services.json"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+TICK_S = 1.0
+STARTED_S = 0.3
+STEADY_S = 60.0
+BACKOFF_MAX_S = 30.0
+CHUNK = 16 * 1024
+LINE_MAX = 8 * 1024
+
+
+class Lines:
+    """Passes the lines of a pipe on with a prefix."""
+
+    def __init__(self, loop: Loop, descriptor: int, prefix: str, console: Outlet) -> None:
+        self.loop = loop
+        self.descriptor = descriptor
+        self.prefix = f"{prefix}: ".encode()
+        self.console = console
+        self.rest = b""
+        os.set_blocking(descriptor, False)
+        loop.watch(descriptor, select.POLLIN, self.read)
+
+    def read(self, _events: int) -> None:
+        """Read a piece; close at the end."""
+        try:
+            data = os.read(self.descriptor, CHUNK)
+        except BlockingIOError:
+            return
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        if (not data and self.rest) or len(self.rest) > LINE_MAX:
+            lines.append(self.rest)
+            self.rest = b""
+        if lines:
+            self.console.write(b"".join(self.prefix + line + b"\n" for line in lines))
+        if not data:
+            self.loop.unwatch(self.descriptor)
+            os.close(self.descriptor)
+
+
+class Service:
+    """One process that is kept running."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.name = str(spec["name"])
+        self.command = [str(word) for word in spec["command"]]
+        self.env = {str(k): str(v) for k, v in (spec.get("env") or {}).items()}
+        self.restart = bool(spec.get("restart", True))
+        self.process: subprocess.Popen[bytes] | None = None
+        self.started = 0.0
+        self.next_start = 0.0
+        self.failures = 0
+        self.state = "waiting"
+
+    def step(self, now: float, loop: Loop, console: Outlet) -> None:
+        """Start it when it is due; notice that it stays up."""
+        if self.state == "waiting" and now >= self.next_start:
+            self.start(now, loop, console)
+        elif self.state == "starting" and now - self.started >= STARTED_S:
+            self.state = "running"
+
+    def due(self, now: float) -> float:
+        """Return in how many seconds `step` has something to do."""
+        if self.state == "waiting":
+            return self.next_start - now
+        return self.started + STARTED_S - now if self.state == "starting" else TICK_S
+
+    def start(self, now: float, loop: Loop, console: Outlet) -> None:
+        """Start the process; its output goes to the console by a pipe."""
+        self.started = now
+        read, write = os.pipe2(os.O_CLOEXEC)
+        try:
+            self.process = subprocess.Popen(
+                self.command,
+                env={"PATH": PATH, "HOME": "/root", **self.env},
+                stdin=subprocess.DEVNULL,
+                stdout=write,
+                stderr=write,
+                start_new_session=True,
+                cwd="/",
+            )
+            self.state = "starting"
+            Lines(loop, read, self.name, console)
+        except (OSError, ValueError) as error:
+            os.close(read)
+            say(console, f"service {self.name} cannot start: {error}")
+            self.failed(now)
+        finally:
+            os.close(write)
+
+    def ended(self, code: int, now: float, console: Outlet) -> None:
+        """It exited: start it again later, unless it may rest."""
+        say(console, f"service {self.name} ended with code {code}")
+        self.process = None
+        if not self.restart:
+            self.state = "ended" if code == 0 else "failed"
+            return
+        if now - self.started > STEADY_S:
+            self.failures = 0
+        self.failed(now)
+
+    def failed(self, now: float) -> None:
+        """Wait longer each time."""
+        self.failures += 1
+        self.state = "waiting"
+        self.next_start = now + min(BACKOFF_MAX_S, 0.25 * 2 ** min(self.failures, 10))
+
+
+def load_services(console: Outlet) -> list[Service]:
+    """Return the services of the image; a broken file is said on the console."""
+    try:
+        with open(CONFIG) as file:
+            return [Service(spec) for spec in json.load(file)]
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError) as error:
+        say(console, f"{CONFIG}: {error}")
+        return []

@@ -1,0 +1,53 @@
+"""An instance's log and serial console, joined to a client's stream."""
+
+from __future__ import annotations
+
+import asyncio
+
+from blixard.base.errors import BlixardError
+from blixard.hypervisors.qemu import console
+from blixard.ports.transport import Stream
+
+FOLLOW_S = 0.1
+_PIECE = 16_384
+
+
+async def send_log(path: str, stream: Stream, *, tail: int, follow: bool) -> None:
+    """Send the last lines, then new ones until the client leaves; a frame is a line."""
+    follower = console.Follower(path)
+    for line in console.tail(path, tail):
+        await stream.send(line.encode() + b"\n")
+    while follow:
+        for line in follower.new_lines():
+            await stream.send(line.encode() + b"\n")
+        await asyncio.sleep(FOLLOW_S)
+
+
+async def join_console(path: str, stream: Stream) -> None:
+    """Pass raw bytes both ways until the guest is gone or the client ends its side.
+
+    Raises:
+        BlixardError: GUEST_UNREACHABLE.
+    """
+    try:
+        reader, writer = await asyncio.open_unix_connection(path)
+    except OSError as error:
+        raise BlixardError("GUEST_UNREACHABLE", f"no console: {error}") from error
+    typing = asyncio.get_running_loop().create_task(_type(stream, writer), name="console")
+    try:
+        while data := await reader.read(_PIECE):
+            await stream.send(data)
+    finally:
+        typing.cancel()
+        await asyncio.gather(typing, return_exceptions=True)
+        writer.close()
+
+
+async def _type(stream: Stream, writer: asyncio.StreamWriter) -> None:
+    """Pass keys on; the end closes the console, which takes one client at a time."""
+    try:
+        while (frame := await stream.receive()) is not None:
+            writer.write(frame)
+            await writer.drain()
+    finally:
+        writer.close()
