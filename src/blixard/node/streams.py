@@ -8,6 +8,7 @@ import msgspec
 
 from blixard.api.standing import SubCall, SubResource
 from blixard.base.errors import BlixardError
+from blixard.hypervisors.channel import CLIENT_STDIN
 from blixard.ports.environment import Environment
 from blixard.ports.hypervisor import Hypervisor
 from blixard.ports.transport import Stream
@@ -89,7 +90,7 @@ class InstanceStreams:
         remote = await self._env.transport.open_stream(
             node, METHOD, msgspec.msgpack.encode(request)
         )
-        await relay(self._env, client, remote)
+        await relay(self._env, client, remote, request.op)
 
     async def _on_stream(self, _uid: str, payload: bytes, stream: Stream) -> None:
         await self._serve(msgspec.msgpack.decode(payload, type=StreamRequest), stream)
@@ -108,16 +109,17 @@ class InstanceStreams:
                 await self._hypervisor.console(request.uid, stream)
 
 
-async def relay(env: Environment, client: Stream, remote: Stream) -> None:
-    """Pass frames both ways until the remote side ends; the client's end ends the remote."""
+async def relay(env: Environment, client: Stream, remote: Stream, op: str) -> None:
+    """Pass frames both ways until the remote side ends; a client that leaves ends the remote."""
 
     async def forward() -> None:
         try:
             while (frame := await client.receive()) is not None:
                 await remote.send(frame)
-            await remote.close()
+            await _no_more_input(remote, op)
         except (ConnectionError, BlixardError) as error:
             env.log("debug", "stream_client_gone", detail=str(error))
+            await remote.close()
 
     forwarding = env.spawn(forward(), name="relay")
     try:
@@ -125,4 +127,12 @@ async def relay(env: Environment, client: Stream, remote: Stream) -> None:
             await client.send(frame)
     finally:
         forwarding.cancel()
+        await remote.close()
+
+
+async def _no_more_input(remote: Stream, op: str) -> None:
+    """Tell the remote side that the client says nothing more; only a console ends with that."""
+    if op == "exec":
+        await remote.send(bytes((CLIENT_STDIN,)))
+    elif op == "console":
         await remote.close()
