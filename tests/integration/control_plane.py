@@ -11,9 +11,11 @@ import json
 import os
 import pathlib
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -142,6 +144,8 @@ class ControlPlane:
     def __init__(self, root: pathlib.Path) -> None:
         self.root = root
         self.tag = f"bxt{secrets.token_hex(2)}"
+        # Sockets have short paths at most; the directories of tests have long ones.
+        self.short = pathlib.Path(tempfile.mkdtemp(prefix="bx"))
         self.octet = secrets.randbelow(200) + 20
         # Shared with whatever built guests here before: it is keyed by content and locked. The
         # nodes' namespaces reach nothing outside, so tests build before a node needs the guest.
@@ -163,7 +167,7 @@ class ControlPlane:
     def add(self, extra: str = "", *, data_dir: pathlib.Path | None = None) -> NodeUnderTest:
         """Make the namespace and the configuration of one more node; nothing runs yet."""
         number = len(self.nodes) + 1
-        node = NodeUnderTest(self, number, data_dir or self.root / f"data{number}")
+        node = NodeUnderTest(self, number, data_dir or self.short / f"n{number}")
         self.nodes.append(node)
         node.write_config(extra)
         hub, own = f"{self.tag}-hub", node.namespace
@@ -235,6 +239,7 @@ class ControlPlane:
             node.kill()
             sh("ip", "netns", "del", node.namespace, check=False)
         sh("ip", "netns", "del", f"{self.tag}-hub", check=False)
+        shutil.rmtree(self.short, ignore_errors=True)
 
 
 def until(
