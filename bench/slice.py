@@ -17,7 +17,6 @@ ROWS = (
     "command_line",
     "nodes",
     "saturation",
-    "memory",
     "simulation",
 )
 HERE = Path(__file__).parent

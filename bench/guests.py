@@ -1,0 +1,143 @@
+"""Guests for benches: a web server that tells which boot of the guest answers, and observers."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+from cluster import Cluster, Node
+
+SERVER = (
+    "import http.server\n"
+    "boot = open('/proc/sys/kernel/random/boot_id').read()\n"
+    "class H(http.server.BaseHTTPRequestHandler):\n"
+    "    def do_GET(self):\n"
+    "        self.send_response(200)\n"
+    "        self.send_header('content-length', str(len(boot)))\n"
+    "        self.end_headers()\n"
+    "        self.wfile.write(boot.encode())\n"
+    "    def log_message(self, *_): pass\n"
+    "http.server.ThreadingHTTPServer(('', 80), H).serve_forever()\n"
+)
+RECIPE = {
+    "files": [{"path": "/usr/lib/boot_server.py", "content": SERVER}],
+    "services": [
+        {"name": "boot", "command": ["/usr/bin/python3", "-I", "/usr/lib/boot_server.py"]}
+    ],
+}
+# Runs in a node's namespace: asks the address again and again, prints who answered and when.
+OBSERVER = (
+    "import http.client, sys, time\n"
+    "while True:\n"
+    "    try:\n"
+    "        c = http.client.HTTPConnection(sys.argv[1], 80, timeout=0.5)\n"
+    "        c.request('GET', '/')\n"
+    "        print(time.monotonic(), c.getresponse().read().decode().strip(), flush=True)\n"
+    "        c.close()\n"
+    "    except (OSError, http.client.HTTPException): pass\n"
+    "    time.sleep(0.05)\n"
+)
+
+
+def vm(name: str, **spec: Any) -> dict[str, Any]:
+    """Return a VM document."""
+    body = {"recipe": RECIPE, "memory": "128MiB", "readiness": {"http": {"port": 80}}, **spec}
+    return {
+        "apiVersion": "blixard.dev/v1",
+        "kind": "VM",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": body,
+    }
+
+
+def apply(node: Node, *documents: dict[str, Any]) -> None:
+    """Apply documents over the node's socket."""
+    path = node.place / "apply.json"
+    path.write_text("\n---\n".join(json.dumps(d) for d in documents))
+    node.cli("apply", "-f", str(path))
+
+
+def instances(node: Node) -> list[dict[str, Any]]:
+    """Return all instances as *node* has them now."""
+    found = json.loads(node.cli("get", "instances", "-o", "json"))
+    items: list[dict[str, Any]] = found.get("items", found) if isinstance(found, dict) else found
+    return items
+
+
+def instance(node: Node, name: str) -> dict[str, Any]:
+    """Return one instance."""
+    return next(i for i in instances(node) if i["metadata"]["name"] == name)
+
+
+def is_ready(item: dict[str, Any]) -> bool:
+    """Tell whether an instance is ready."""
+    return bool(item.get("status", {}).get("ready"))
+
+
+def hypervisors(name: str) -> int:
+    """Return how many hypervisor processes of that name live on this machine."""
+    found = subprocess.run(
+        ["pgrep", "-c", "-f", f"qemu-system-x86_64 -name {name} "],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return int(found.stdout.strip() or 0)
+
+
+class Observers:
+    """One observer per node: the copy that runs there answers there, whatever the others say."""
+
+    def __init__(self, cluster: Cluster, address: str) -> None:
+        self.seen: list[tuple[float, str, str]] = []
+        self._processes = []
+        for node in cluster.nodes:
+            process = subprocess.Popen(
+                node.inside(sys.executable, "-c", OBSERVER, address),
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            self._processes.append(process)
+            threading.Thread(target=self._read, args=(node.name, process), daemon=True).start()
+
+    def _read(self, node: str, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            with contextlib.suppress(ValueError):
+                at, boot = line.split()
+                self.seen.append((float(at), node, boot))
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+    def overlaps(self) -> list[tuple[str, str]]:
+        """Return pairs of boots of which one still answered after the other had begun to."""
+        spans: dict[str, tuple[float, float]] = {}
+        for at, _, boot in sorted(self.seen):
+            first, _last = spans.get(boot, (at, at))
+            spans[boot] = (first, at)
+        ordered = sorted(spans.items(), key=lambda item: item[1])
+        return [
+            (one, two)
+            for (one, (_, end)), (two, (begin, _)) in itertools.pairwise(ordered)
+            if end > begin
+        ]
+
+
+def wait(condition: Any, seconds: float, what: str) -> float:
+    """Wait; return the time (monotonic) at which the condition held."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(RuntimeError, StopIteration, KeyError):
+            if condition():
+                return time.monotonic()
+        time.sleep(0.1)
+    raise RuntimeError(f"waited {seconds} s in vain until {what}")
