@@ -144,9 +144,16 @@ def _untargeted(entry: Entry) -> Entry:
 
 
 def nat_rules(views: tuple[NetworkView, ...]) -> str:
-    """Return the whole table: traffic that leaves a pool gets the node's address."""
+    """Return the whole table: traffic that leaves a pool gets the node's address.
+
+    What came in by another node's overlay leaves here as an answer to a connection that this node
+    never saw begin: only a connection's first packet may get the node's address.
+    """
+    answers = "tcp flags & (fin | syn | rst | ack) != syn accept"
     rules = "\n".join(
-        f"    ip saddr {view.cidr} ip daddr != {view.cidr} masquerade" for view in views
+        f"    ip saddr {view.cidr} {answers}\n"
+        f"    ip saddr {view.cidr} ip daddr != {view.cidr} masquerade"
+        for view in views
     )
     return (
         "table ip blixard\ndelete table ip blixard\ntable ip blixard {\n"
