@@ -12,10 +12,12 @@ import msgspec
 
 from blixard.base.errors import BlixardError
 from blixard.cluster.facade import Cluster
+from blixard.cluster.kinds import EventSpec
 from blixard.cluster.leases import LeaderLeases, LeaseConfig
 from blixard.cluster.resources import Operation, PatchStatus, Resource
 from blixard.consensus.node import RaftNode
 from blixard.node import messages as m
+from blixard.node.events import event_ops, instance_event, node_event
 from blixard.node.views import may_start, node_view
 from blixard.ports.environment import Environment
 
@@ -87,7 +89,9 @@ class LeaderDuties:
     async def _welcome(self, node: Resource, term: int) -> None:
         """A joined or returned node lives in the current epoch: it may be given work again."""
         self._leases.acknowledge(node.metadata.uid, _now())
-        await self._commit((self._node_status(node, {"state": "Ready", "reason": ""}),), term)
+        ready = self._node_status(node, {"state": "Ready", "reason": ""})
+        event = node_event(node, "Ready", f"{node.metadata.name} takes part")
+        await self._commit((ready, *self._events([event])), term)
         self._env.log("info", "node_ready", node=node.metadata.name)
 
     async def view(self, uid: str, payload: bytes) -> bytes:
@@ -134,9 +138,30 @@ class LeaderDuties:
             for item in reports.items
         )
         outcome = await self._cluster.commit(
-            ops, actor=f"system:node:{uid}", partial=True, timeout_s=COMMIT_S
+            ops + self._report_events(uid, reports),
+            actor=f"system:node:{uid}",
+            partial=True,
+            timeout_s=COMMIT_S,
         )
-        return m.encode(m.ReportsReply(tuple(result.code for result in outcome.results)))
+        codes = tuple(result.code for result in outcome.results[: len(ops)])
+        return m.encode(m.ReportsReply(codes))
+
+    def _report_events(self, uid: str, reports: m.Reports) -> tuple[Operation, ...]:
+        store, name = self._cluster.store, self._node(uid).metadata.name
+        found = [
+            instance_event(store.by_uid(item.uid), item, name)
+            for item in reports.items
+            if reports.epoch == self._node(uid).status.get("epoch")
+        ]
+        return self._events([event for event in found if event is not None])
+
+    def _events(self, events: list[EventSpec]) -> tuple[Operation, ...]:
+        return event_ops(
+            self._cluster.store,
+            events,
+            now_ms=self._env.wall_time_ms(),
+            new_id=self._env.new_id,
+        )
 
     async def confirm_start(self, uid: str, payload: bytes) -> bytes:
         """Answer from a state that is linearizable after the question."""
@@ -181,7 +206,8 @@ class LeaderDuties:
             "lostAtMs": self._env.wall_time_ms(),
         }
         try:
-            await self._commit((self._node_status(node, status),), term)
+            event = node_event(node, "Lost", f"{node.metadata.name} was {status['reason']}")
+            await self._commit((self._node_status(node, status), *self._events([event])), term)
         except BlixardError as error:
             if error.code != "OUTCOME_UNKNOWN":
                 leases.end_fencing(uid)
