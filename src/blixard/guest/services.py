@@ -12,6 +12,7 @@ from blixard.guest.loop import Loop, Outlet, say
 
 CONFIG = "/etc/blixard/services.json"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+HOME = "/root"
 TICK_S = 1.0
 STARTED_S = 0.3
 STEADY_S = 60.0
@@ -83,7 +84,7 @@ class Service:
         try:
             self.process = subprocess.Popen(
                 self.command,
-                env={"PATH": PATH, "HOME": "/root", **self.env},
+                env={"PATH": PATH, "HOME": HOME, **self.env},
                 stdin=subprocess.DEVNULL,
                 stdout=write,
                 stderr=write,

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from blixard.guest.loop import Loop
 from blixard.guest.protocol import EXIT, HEADER, STDERR, STDOUT, WINDOW, WINDOW_BYTES
-from blixard.guest.services import CHUNK, PATH
+from blixard.guest.services import CHUNK, HOME, PATH
 
 
 class Channel(Protocol):
@@ -50,7 +50,7 @@ class Session:
 
     def start(self, command: list[str]) -> tuple[subprocess.Popen[bytes], int]:
         """Start the process; return it with the descriptor of its input."""
-        environment = {"PATH": PATH, "HOME": "/root", "TERM": "xterm-256color"}
+        environment = {"PATH": PATH, "HOME": HOME, "TERM": "xterm-256color"}
         if self.tty:
             master, slave = pty.openpty()
             try:
@@ -60,7 +60,7 @@ class Session:
                     stdout=slave,
                     stderr=slave,
                     env=environment,
-                    cwd="/root",
+                    cwd=HOME,
                     start_new_session=True,
                     preexec_fn=take_terminal,  # noqa: PLW1509 - the agent has one thread
                 )
@@ -78,7 +78,7 @@ class Session:
             stdout=pipe,
             stderr=pipe,
             env=environment,
-            cwd="/root",
+            cwd=HOME,
             start_new_session=True,
         )
         assert process.stdin is not None

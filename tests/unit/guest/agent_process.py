@@ -1,0 +1,43 @@
+"""The guest's agent as a process of this machine: a Unix socket stands for the virtio port."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+
+from blixard.guest import agent, loop, services, session
+
+
+class OnSocket(agent.Agent):
+    """Serves one connection after the other, as the port does when the host comes and goes."""
+
+    def __init__(self, listener: socket.socket, events: loop.Loop, console: loop.Outlet) -> None:
+        super().__init__(events, console, services.load_services(console))
+        self.listener = listener
+
+    def look_for_host(self, now: float) -> None:
+        if self.port < 0:
+            self.port = self.listener.accept()[0].detach()
+            os.set_blocking(self.port, False)
+            self.loop.watch(self.port, select.POLLIN, self.port_ready)
+
+    def host_left(self) -> None:
+        super().host_left()
+        os.close(self.port)
+        self.port, self.port_again = -1, 0.0
+
+
+def main() -> None:
+    path, home, services.CONFIG = sys.argv[1:]
+    session.HOME = home
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(1)
+    events = loop.Loop()
+    OnSocket(listener, events, loop.Outlet(events, 1, agent.CONSOLE_BYTES_MAX)).run()
+
+
+if __name__ == "__main__":
+    main()
