@@ -1,0 +1,175 @@
+"""A hypervisor in memory: the port's rules without processes, for tests of what stands above."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from blixard.base.errors import BlixardError
+from blixard.hypervisors import channel as c
+from blixard.ports.hypervisor import GuestStatus, HypervisorInstance, LaunchPlan
+from blixard.ports.transport import Stream
+
+_FIRST_PID = 1000
+
+
+class FakeHypervisor:
+    """Implements ``ports.hypervisor.Hypervisor``; *now_ns* is its CLOCK_BOOTTIME.
+
+    A test plays the world: :meth:`advance` lets deadlines pass, :meth:`crash` ends a process,
+    :attr:`guests` says what the agents answer (absent: they do not), :attr:`failing` names
+    instances that do not start.
+    """
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+        self.guests: dict[str, GuestStatus] = {}
+        self.consoles: dict[str, list[str]] = {}
+        self.failing: set[str] = set()
+        self.calls: list[tuple[str, str]] = []
+        self._instances: dict[str, HypervisorInstance] = {}
+        self._deadlines: dict[str, int] = {}
+        self._callback: Callable[[str], None] = lambda _uid: None
+        self._pids = _FIRST_PID
+
+    # -- the world --
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass; kill what is past its deadline, as the guard does."""
+        self.now_ns += int(seconds * 1e9)
+        for uid in sorted(self._deadlines):
+            if self._deadlines[uid] <= self.now_ns and self._alive(uid):
+                self._end(uid, code=-9, by_guard=True)
+
+    def crash(self, instance_uid: str, code: int = 1) -> None:
+        """The process ends by itself."""
+        if self._alive(instance_uid):
+            self._end(instance_uid, code=code)
+
+    def _alive(self, uid: str) -> bool:
+        return uid in self._instances and self._instances[uid].state != "exited"
+
+    def _end(self, uid: str, *, code: int, by_guard: bool = False) -> None:
+        self._set(uid, state="exited", exit_code=code, killed_by_guard=by_guard)
+        self.guests.pop(uid, None)
+
+    def _set(self, uid: str, **fields: object) -> None:
+        self._instances[uid] = msgspec.structs.replace(self._instances[uid], **fields)
+        self._callback(uid)
+
+    # -- the port --
+
+    def on_change(self, callback: Callable[[str], None]) -> None:
+        """Call *callback* with an instance uid when its process changed."""
+        self._callback = callback
+
+    async def instances(self) -> list[HypervisorInstance]:
+        """Return all processes, exited ones until forgotten, in order of uid."""
+        return [self._instances[uid] for uid in sorted(self._instances)]
+
+    async def start_paused(self, plan: LaunchPlan) -> HypervisorInstance:
+        """Make a process with stopped CPUs."""
+        uid = plan.instance_uid
+        self.calls.append(("start_paused", uid))
+        if uid in self._instances:
+            raise BlixardError("HYPERVISOR_UNAVAILABLE", f"{uid} is here already")
+        if uid in self.failing:
+            raise BlixardError("GUEST_START_FAILED", f"{plan.name}: it is told to fail")
+        self._pids += 1
+        made = HypervisorInstance(instance_uid=uid, plan=plan, state="paused", pid=self._pids)
+        self._instances[uid] = made
+        return made
+
+    async def arm(self, instance_uid: str, deadline_boottime_ns: int) -> None:
+        """Set the deadline; never earlier than it was."""
+        self.calls.append(("arm", instance_uid))
+        self._check_alive(instance_uid)
+        known = self._deadlines.get(instance_uid, 0)
+        self._deadlines[instance_uid] = max(known, deadline_boottime_ns)
+        self.advance(0)
+
+    async def extend(self, deadline_boottime_ns: int) -> None:
+        """Move the deadlines of all armed instances later."""
+        self.calls.append(("extend", ""))
+        for uid in sorted(self._deadlines):
+            if self._alive(uid):
+                self._deadlines[uid] = max(self._deadlines[uid], deadline_boottime_ns)
+
+    async def resume(self, instance_uid: str) -> None:
+        """Let the CPUs run."""
+        self.calls.append(("resume", instance_uid))
+        self._check_alive(instance_uid)
+        self._set(instance_uid, state="running")
+
+    async def pause(self, instance_uid: str) -> None:
+        """Stop the CPUs."""
+        self.calls.append(("pause", instance_uid))
+        self._check_alive(instance_uid)
+        self._set(instance_uid, state="paused")
+
+    async def shutdown(self, instance_uid: str, *, grace_s: float) -> None:
+        """End it as the guest does, or by force if no agent answers and the time is over."""
+        self.calls.append(("shutdown", instance_uid))
+        answers = instance_uid in self.guests
+        if self._alive(instance_uid):
+            self._end(instance_uid, code=0 if answers and grace_s > 0 else -9)
+
+    async def kill(self, instance_uid: str) -> None:
+        """Kill now."""
+        self.calls.append(("kill", instance_uid))
+        if self._alive(instance_uid):
+            self._end(instance_uid, code=-9)
+
+    async def forget(self, instance_uid: str) -> None:
+        """Remove what is left of an exited instance."""
+        self.calls.append(("forget", instance_uid))
+        if self._alive(instance_uid):
+            raise BlixardError("HYPERVISOR_UNAVAILABLE", f"{instance_uid} is still running")
+        self._instances.pop(instance_uid, None)
+        self._deadlines.pop(instance_uid, None)
+
+    async def guest_status(self, instance_uid: str) -> GuestStatus:
+        """Return what the test put into :attr:`guests`."""
+        if instance_uid not in self.guests:
+            raise BlixardError("GUEST_UNREACHABLE", "the agent does not answer yet")
+        return self.guests[instance_uid]
+
+    async def exec(
+        self, instance_uid: str, command: list[str], *, tty: bool, stream: Stream
+    ) -> None:
+        """Echo the command, then all input until its end; the exit code is 0."""
+        await self.guest_status(instance_uid)
+        line_end = b"\r\n" if tty else b"\n"
+        out = bytes((c.CLIENT_STDOUT,))
+        await stream.send(out + " ".join(command).encode() + line_end)
+        while (frame := await stream.receive()) is not None and frame != bytes((c.CLIENT_STDIN,)):
+            if frame[0] == c.CLIENT_STDIN:
+                await stream.send(out + frame[1:])
+        await stream.send(bytes((c.CLIENT_EXIT,)) + b"0")
+
+    async def logs(
+        self,
+        instance_uid: str,
+        *,
+        tail: int,
+        follow: bool,  # noqa: ARG002 - nothing new ever comes
+        stream: Stream,
+    ) -> None:
+        """Send the last lines of :attr:`consoles`."""
+        for line in self.console_tail(instance_uid, tail):
+            await stream.send(line.encode() + b"\n")
+
+    async def console(self, instance_uid: str, stream: Stream) -> None:
+        """Echo raw bytes until the client ends its side."""
+        self._check_alive(instance_uid)
+        while (frame := await stream.receive()) is not None:
+            await stream.send(frame)
+
+    def console_tail(self, instance_uid: str, lines: int) -> list[str]:
+        """Return the last lines of :attr:`consoles`."""
+        return self.consoles.get(instance_uid, [])[-lines:] if lines > 0 else []
+
+    def _check_alive(self, uid: str) -> None:
+        if not self._alive(uid):
+            raise BlixardError("HYPERVISOR_UNAVAILABLE", f"the process of {uid} has ended")
