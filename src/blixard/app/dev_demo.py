@@ -25,6 +25,7 @@ GLANCE_S = 2.0
 POLL_S = 0.05
 MANIFEST = pathlib.Path(__file__).resolve().parents[3] / "examples" / "web.yaml"
 Object = dict[str, Any]
+BUILT = {"Starting", "Running"}
 
 
 class Demo:
@@ -93,6 +94,19 @@ class Demo:
             if not i.get("status", {}).get("ready")
         ]
 
+    def _brief(self) -> str:
+        """Return the instances' phases, and the beginning of the reason for a failure."""
+        try:
+            found = self._instances()
+        except BlixardError as error:
+            return f"waiting: {error.message}"
+        states = [(i["metadata"]["name"], i.get("status", {})) for i in found]
+        return ", ".join(
+            f"{name} {state.get('phase')}"
+            + (f" ({str(state.get('reason'))[:80]})" if state.get("phase") == "Failed" else "")
+            for name, state in states
+        )
+
     def _begin(self, text: str) -> None:
         self._step = text
         self._progress.head(text)
@@ -119,29 +133,23 @@ class Demo:
         self._begin(f"building a guest and starting {REPLICAS} replicas of it")
         began = time.monotonic()
         self._shell.type("apply", "-f", self._manifest)
-        first: list[float] = []
+        said: set[str] = set()
 
         def reached() -> bool:
-            ready = self._serving(REPLICAS)
-            if ready and not first:
-                first.append(time.monotonic() - began)
-                self._progress.keep("first VM ready after apply, image build included", first[0])
+            phases = {i.get("status", {}).get("phase") for i in self._instances()}
+            self._keep_once(said, "image build, or its cache", began, phases & BUILT)
+            ready = self._serving()
+            self._keep_once(said, "first VM ready after apply", began, ready)
             return len(ready) >= REPLICAS
 
         self._until(reached, READY_S, "the replicas do not answer")
         self._progress.keep("all three answer HTTP 200", time.monotonic() - began)
-        self._keep_build()
         self._show_pages()
 
-    def _keep_build(self) -> None:
-        spans = [
-            p["launch"] - p["build"]
-            for i in self._instances()
-            if {"build", "launch"}
-            <= set(p := i["status"].get("phases_ms", i["status"].get("phasesMs", {})))
-        ]
-        if spans:
-            self._progress.keep("of it image build, or its cache", max(spans) / 1000)
+    def _keep_once(self, said: set[str], what: str, began: float, reached: object) -> None:
+        if reached and what not in said:
+            said.add(what)
+            self._progress.keep(what, time.monotonic() - began)
 
     def _look(self) -> None:
         self._begin("looking at it: where it runs and why, a log, a command inside")
@@ -157,9 +165,9 @@ class Demo:
         began = time.monotonic()
         self._progress(f"killed {self._cluster.kill(node)}")
         self._until(
-            lambda: name in self._serving(REPLICAS) and self._node_of(name) not in ("", node),
+            lambda: len(self._serving(without=node)) >= REPLICAS,
             MOVE_S,
-            f"{name} does not run elsewhere",
+            f"nothing replaces {name}",
         )
         self._progress.keep(
             "replica again elsewhere after a node's death", time.monotonic() - began
@@ -223,21 +231,21 @@ class Demo:
         found: list[Object] = self._cluster.client().request("GET", path, timeout_s=5.0)["items"]
         return sorted(found, key=lambda i: int(i["spec"].get("ordinal", 0)))
 
-    def _serving(self, most: int) -> list[str]:
-        """Return the ready instances whose page the machine gets with status 200."""
-        ready = [i for i in self._instances() if i.get("status", {}).get("ready")]
+    def _serving(self, *, without: str = "") -> list[str]:
+        """Return the ready instances whose page the machine gets with status 200.
+
+        Those on the node *without* do not count.
+        """
         return [
             str(i["metadata"]["name"])
-            for i in ready[:most]
-            if fetch(str(i["spec"]["ip"]))[0] == 200
+            for i in self._instances()
+            if i.get("status", {}).get("ready")
+            and i["spec"].get("nodeName") != without
+            and fetch(str(i["spec"]["ip"]))[0] == 200
         ]
 
     def _all_serve(self, count: int) -> bool:
-        return len(self._serving(count)) >= count
-
-    def _node_of(self, name: str) -> str:
-        found = (i for i in self._instances() if i["metadata"]["name"] == name)
-        return str(next((i["spec"].get("nodeName", "") for i in found), ""))
+        return len(self._serving()) >= count
 
     def _leader(self) -> str:
         found: list[str] = []
@@ -287,5 +295,5 @@ class Demo:
                 raise BlixardError("TIMEOUT", f"{message} within {seconds:.0f} s{why}")
             if time.monotonic() - said > 5:
                 said = time.monotonic()
-                self._progress("; ".join(self._last_words()) or "waiting")
+                self._progress(self._brief())
             time.sleep(POLL_S)
