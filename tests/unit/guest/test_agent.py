@@ -52,7 +52,7 @@ async def lab(place: pathlib.Path, services: list[dict[str, object]]) -> AsyncIt
     config, output, path = place / "services.json", place / "output", str(place / "port")
     config.write_text(json.dumps(services))
     with output.open("wb") as file:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: ASYNC220 - nothing else runs yet
             [sys.executable, str(LAB), path, str(place), str(config)], stdout=file, stderr=file
         )
     link = AgentLink(path)

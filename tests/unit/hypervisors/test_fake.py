@@ -8,12 +8,24 @@ import pytest
 from blixard.base.errors import BlixardError
 from blixard.hypervisors.fake.hypervisor import FakeHypervisor
 from blixard.hypervisors.qemu.hypervisor import QemuHypervisor
-from blixard.ports.hypervisor import GuestStatus, Hypervisor
+from blixard.ports.hypervisor import GuestStatus, Hypervisor, LaunchPlan
 
 from .streams import MemoryStream
-from .test_arguments import plan
 
 SECOND_NS = 10**9
+
+
+def plan() -> LaunchPlan:
+    return LaunchPlan(
+        instance_uid="u1",
+        name="web-1",
+        namespace="default",
+        node_epoch=1,
+        run=1,
+        runner="runner",
+        memory_mib=64,
+        vcpus=1,
+    )
 
 
 def run(scenario: Callable[[FakeHypervisor], Awaitable[None]]) -> None:
