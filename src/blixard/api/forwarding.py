@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from blixard.api.batches import Batches
 from blixard.api.messages import Request, Response, decode_response, encode_request
 from blixard.api.standing import Standing
 from blixard.base.errors import BlixardError
@@ -18,6 +19,7 @@ FORWARD = "api.forward"
 STREAM = "api.stream"
 ATTEMPT_S = 3.0
 PAUSE_S = 0.05
+TOGETHER_MAX = 64 << 10  # larger requests gain nothing by waiting for others
 _ELSEWHERE = frozenset({"NOT_LEADER", "UNREACHABLE"})
 _AGAIN = frozenset({"NOT_LEADER", "UNREACHABLE", "TIMEOUT", "NO_QUORUM", "OUTCOME_UNKNOWN"})
 
@@ -30,9 +32,12 @@ class Forwarder:
     def __init__(self, env: Environment, standing: Standing) -> None:
         self._env = env
         self._standing = standing
+        self.batches = Batches(env)
 
-    async def on_leader(self, request: Request, deadline: float, local: Local) -> Response:
-        """Answer on the leader, wherever it goes until the deadline.
+    async def on_leader(
+        self, request: Request, deadline: float, local: Local, *, alone: bool = False
+    ) -> Response:
+        """Answer on the leader, wherever it goes until the deadline; *alone* in its own call.
 
         Raises:
             BlixardError: the leader's own answer; NO_QUORUM if nobody led in time, OUTCOME_UNKNOWN
@@ -47,7 +52,7 @@ class Forwarder:
                     return await local(remaining)
                 if request.forwarded:
                     raise self._not_leader()
-                return await self._ask_around(request, deadline, better)
+                return await self._ask_around(request, deadline, better, alone=alone)
             except BlixardError as error:
                 if error.code not in _AGAIN or request.forwarded:
                     raise
@@ -61,7 +66,7 @@ class Forwarder:
         """Let any voter answer. Raises BlixardError NO_QUORUM if none could."""
         if request.forwarded:
             raise self._not_leader()
-        return await self._ask_around(request, deadline, "")
+        return await self._ask_around(request, deadline, "", alone=True)
 
     async def open_stream(self, request: Request, deadline: float) -> Stream:
         """Open the stream on a voter. Raises BlixardError."""
@@ -84,7 +89,9 @@ class Forwarder:
                 last = error
         raise last
 
-    async def _ask_around(self, request: Request, deadline: float, better: str) -> Response:
+    async def _ask_around(
+        self, request: Request, deadline: float, better: str, *, alone: bool
+    ) -> Response:
         last = BlixardError("NO_QUORUM", "no voter is known")
         loop = asyncio.get_running_loop()
         for uid in self._others(better):
@@ -94,7 +101,12 @@ class Forwarder:
             attempt = min(ATTEMPT_S, remaining) if request.method != "POST" else remaining
             payload = encode_request(request, remaining_s=attempt)
             try:
-                answer = await self._env.transport.request(uid, FORWARD, payload, timeout_s=attempt)
+                if alone or len(payload) > TOGETHER_MAX:
+                    answer = await self._env.transport.request(
+                        uid, FORWARD, payload, timeout_s=attempt
+                    )
+                else:
+                    answer = await self.batches.request(uid, payload, timeout_s=attempt)
                 return decode_response(answer)
             except BlixardError as error:
                 if error.code not in _AGAIN:

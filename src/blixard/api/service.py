@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from blixard.api import credentials, events, keyvalues, reading
+from blixard.api.batches import METHOD as TOGETHER
 from blixard.api.callers import require, resolve
 from blixard.api.documents import parse_mapping
 from blixard.api.forwarding import FORWARD, STREAM, Forwarder
@@ -76,6 +77,7 @@ class ApiService:
     def register(self) -> None:
         """Answer the requests that other nodes forward; before the transport starts."""
         self._env.transport.on_request(FORWARD, self._on_forward)
+        self._env.transport.on_request(TOGETHER, self._on_forwards)
         self._env.transport.on_stream(STREAM, self._on_stream)
 
     # -- whole answers --
@@ -130,7 +132,8 @@ class ApiService:
 
         sub = route.sub
         if action in LEADER or (sub is not None and sub.where == "leader"):
-            return await self._forwarder.on_leader(request, deadline, local)
+            alone = sub is not None  # it may take longer than a write
+            return await self._forwarder.on_leader(request, deadline, local, alone=alone)
         if self._standing.replica() is None:
             if action == "watch":
                 return await self._watch_elsewhere(request, deadline)
@@ -282,6 +285,12 @@ class ApiService:
     async def _on_forward(self, _peer: str, payload: bytes) -> bytes:
         request = decode_request(payload)
         return encode_response(await self.answer(request))
+
+    async def _on_forwards(self, peer: str, payload: bytes) -> bytes:
+        async def answer(data: bytes) -> bytes:
+            return await self._on_forward(peer, data)
+
+        return await self._forwarder.batches.answer(payload, answer)
 
     async def _on_stream(self, _peer: str, payload: bytes, stream: Stream) -> None:
         request = decode_request(payload)
