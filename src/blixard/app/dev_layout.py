@@ -14,6 +14,8 @@ GUESTS = "10.42.0.0/16"
 CONTEXT = "dev"
 NODES_MAX = 9
 MEMORY_SHARE = 0.85  # of the machine's memory, for the guests of all nodes together
+_CURRENT = re.compile(r'(?m)^current\s*=\s*"([^"]*)".*$')
+_OURS = re.compile(rf'current\s*=\s*"{CONTEXT}"(?:\s*# was "([^"]*)")?')
 _NODE = re.compile(r"node[1-9]")
 
 
@@ -172,18 +174,25 @@ def nat_rules() -> str:
 
 
 def with_context(text: str, address: str) -> str:
-    """Return the context file with our entry in it, and as the default."""
+    """Return the context file with our entry, as the default; the default before is noted."""
     body = without_context(text).rstrip()
+    found = _CURRENT.search(body)
+    before = found[1] if found else ""
+    body = _CURRENT.sub("", body, count=1).strip("\n")
+    line = f'current = "{CONTEXT}"' + (f'  # was "{before}"' if before else "") + "\n"
     block = f'[contexts."{CONTEXT}"]\naddress = "{address}"\n'
-    return f'current = "{CONTEXT}"\n' + (f"{body}\n\n{block}" if body else block)
+    return line + (f"{body}\n\n{block}" if body else block)
 
 
 def without_context(text: str) -> str:
-    """Return the context file without our entry; every other entry as it was."""
+    """Return the context file without our entry, with the default of before."""
     kept, skipping = [], False
     for line in text.splitlines(keepends=True):
         if line.lstrip().startswith("["):
             skipping = line.strip() in (f'[contexts."{CONTEXT}"]', f"[contexts.{CONTEXT}]")
-        if not skipping and line.strip() != f'current = "{CONTEXT}"':
+        ours = _OURS.match(line)
+        if ours and ours[1]:
+            kept.append(f'current = "{ours[1]}"\n')
+        elif not skipping and not ours:
             kept.append(line)
     return "".join(kept).lstrip("\n")

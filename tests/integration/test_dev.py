@@ -1,0 +1,134 @@
+"""A whole cluster on this machine: up, a guest, a death, down; and nothing is left."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from blixard.app import dev_network as network
+from blixard.app import dev_processes as processes
+from blixard.app import dev_state
+from blixard.app.dev_cluster import DevCluster
+from blixard.app.dev_layout import GUESTS
+
+pytestmark = [
+    pytest.mark.netns,
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root"),
+    pytest.mark.skipif(bool(network.owner()), reason="a cluster runs on this machine"),
+    pytest.mark.timeout(420),
+]
+VM = """
+apiVersion: blixard.dev/v1
+kind: VM
+metadata: {name: small}
+spec: {replicas: 1, memory: 160MiB, onPartition: fence, recipe: {packages: []}}
+"""
+
+
+@pytest.fixture
+def cluster():
+    # Hypervisors run as users of their own: no directory on the way may be closed to them.
+    directory = f"/var/tmp/blixard-dev-test-{os.getpid()}"
+    said = []
+    made = DevCluster(directory, said.append)
+    made.said = said
+    yield made
+    made.down()
+
+
+def blixard(cluster, *arguments, timeout=30):
+    address = ",".join(p.socket for p in cluster.places)
+    done = subprocess.run(
+        [sys.executable, "-m", "blixard.app.main", "--address", address, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def wait(reached, seconds):
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def leftovers(directory, guards):
+    groups = [
+        g for name in guards for g in pathlib.Path("/sys/fs/cgroup").glob(f"*/blixard/{name}")
+    ]
+    route = network.command(["ip", "route", "show", GUESTS])
+    tables = network.command(["nft", "list", "tables"])
+    found = [*network.namespaces(), *network.links(), *map(str, groups)]
+    found += [line for line in (route.strip(),) if line]
+    found += [line for line in tables.splitlines() if "blixard_dev" in line]
+    return found + ([directory] if os.path.exists(directory) else [])
+
+
+def members(cluster):
+    return [pid for p in cluster.places for pid in processes.members(p.namespace)]
+
+
+def test_cluster_comes_and_goes_without_a_trace(cluster):
+    cluster.up(3)
+    assert len(cluster.cluster_state()["voters"]) == 3
+    cluster.up(3)
+    assert cluster.said[-1] == "it is up already"
+    pids, guards = members(cluster), dev_state.guard_names(cluster.directory)
+    cluster.down()
+    cluster.down()
+    assert leftovers(cluster.directory, guards) == []
+    assert [pid for pid in pids if processes.start_time(pid)] == []
+
+
+def test_writes_go_on_after_the_leader_dies(cluster):
+    cluster.up(3)
+    leader = cluster.cluster_state()["leaderName"]
+    assert cluster.kill(leader) != "nothing"
+    assert processes.members(cluster.place(leader).namespace) == []
+    wait(lambda: cluster.cluster_state().get("leaderName") not in ("", None, leader), 20)
+    assert "set" in blixard(cluster, "kv", "put", "a/b", "c")
+    cluster.start(leader)
+    assert len(cluster.live()) == 3
+
+
+def test_half_made_cluster_is_removed(cluster):
+    cluster.up(1)
+    pathlib.Path(cluster.directory, dev_state.STATE).unlink()
+    pids, guards = members(cluster), dev_state.guard_names(cluster.directory)
+    cluster.down()
+    assert leftovers(cluster.directory, guards) == []
+    assert [pid for pid in pids if processes.start_time(pid)] == []
+
+
+@pytest.mark.guest
+def test_guest_of_a_dead_node_runs_elsewhere(cluster, tmp_path):
+    cluster.up(3)
+    manifest = tmp_path / "vm.yaml"
+    manifest.write_text(VM)
+    blixard(cluster, "apply", "-f", str(manifest))
+    blixard(cluster, "wait", "vm/small", "--timeout", "200s", timeout=210)
+    node = blixard(cluster, "get", "instances", "-o", "path=spec.nodeName").strip()
+    assert processes.guests(cluster.place(node).namespace) == 1
+    cluster.kill(node)
+
+    def elsewhere():
+        found = blixard(cluster, "get", "instances", "-o", "json")
+        return any(
+            i["status"].get("ready") and i["spec"]["nodeName"] != node
+            for i in json.loads(found)["items"]
+        )
+
+    wait(elsewhere, 120)
+    pids, guards = members(cluster), dev_state.guard_names(cluster.directory)
+    cluster.down()
+    assert leftovers(cluster.directory, guards) == []
+    assert [pid for pid in pids if processes.start_time(pid)] == []
