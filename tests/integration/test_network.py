@@ -38,9 +38,11 @@ def nodes():
             sh(f"ip -n {name} link set lo up")
         yield names
     finally:
-        for name in names:
-            with contextlib.suppress(subprocess.CalledProcessError):
-                sh(f"ip netns del {name}")
+        for n, name in enumerate(names, 1):
+            # A namespace dies later than its name; its cable must be gone for the next test.
+            for command in (f"ip link del blxtestv{n}", f"ip netns del {name}"):
+                with contextlib.suppress(subprocess.CalledProcessError):
+                    sh(command)
         sh(f"ip link del {BRIDGE}")
 
 

@@ -19,7 +19,8 @@ def underlay(node: Resource) -> str:
 def network_views(store: Store, node_uid: str) -> tuple[NetworkView, ...]:
     """Return every network as the node must set it, in order of name."""
     nodes = {node.metadata.uid: node for node in store.list("Node")}
-    peers = tuple(sorted(underlay(n) for uid, n in nodes.items() if uid != node_uid))
+    others = {underlay(n) for uid, n in nodes.items() if uid != node_uid}
+    peers = tuple(sorted(others - {""}))
     return tuple(
         _view(network, nodes, peers, store.list("Instance")) for network in store.list("Network")
     )

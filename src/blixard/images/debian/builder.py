@@ -23,7 +23,7 @@ import msgspec
 from blixard.base.errors import BlixardError
 from blixard.guest.bundle import agent_source
 from blixard.images.debian import kernel, layout
-from blixard.images.debian.tools import run
+from blixard.images.debian.tools import make_durable, run
 from blixard.ports.guests import BuiltGuest, GuestRecipe, Progress
 
 BOOTSTRAP_S, PACK_S, LISTS_S, LOCK_S = 900.0, 300.0, 180.0, 1200.0
@@ -66,9 +66,9 @@ class DebianGuestBuilder:
     def _look_up(self, key: str) -> BuiltGuest | None:
         try:
             data = (self._cache / "runners" / key / META).read_bytes()
-        except FileNotFoundError:
+            return msgspec.json.decode(data, type=BuiltGuest)
+        except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
             return None
-        return msgspec.json.decode(data, type=BuiltGuest)
 
     @contextlib.asynccontextmanager
     async def _locked(self, name: str, progress: Progress) -> AsyncIterator[None]:
@@ -115,7 +115,10 @@ class DebianGuestBuilder:
             )
             _write(runner / META, msgspec.json.encode(built).decode())
             runner.chmod(0o755)
-            runner.rename(self._cache / "runners" / key)
+            await asyncio.to_thread(make_durable, str(runner))
+            # The look-up under the lock refused what may be there: it is not whole.
+            await asyncio.to_thread(shutil.rmtree, built.runner, ignore_errors=True)
+            runner.rename(built.runner)
         progress(f"built in {built.build_s:.0f} s")
         return built
 

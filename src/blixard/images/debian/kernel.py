@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import glob
 import gzip
 import lzma
@@ -11,7 +12,7 @@ import tempfile
 
 from blixard.base.errors import BlixardError
 from blixard.images.debian import layout
-from blixard.images.debian.tools import run
+from blixard.images.debian.tools import make_durable, run
 
 DOWNLOAD_S, UNPACK_S = 300.0, 120.0
 BUSYBOX = "/bin/busybox"
@@ -51,6 +52,7 @@ async def build_kernel(target: str, package: str) -> None:
             order = layout.module_order(file.read())
         await _initramfs(place, os.path.join(made, "initrd"), modules, order)
         os.chmod(made, 0o755)
+        await asyncio.to_thread(make_durable, made)
         os.rename(made, target)
 
 

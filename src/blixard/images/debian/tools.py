@@ -57,3 +57,14 @@ async def run(argv: list[str], *, timeout_s: float, cwd: str = "/", check: bool 
         code = "DISK_FULL" if _FULL in words else "IMAGE_BUILD_FAILED"
         raise BlixardError(code, f"{argv[0]} failed: {words}")
     return out.decode(errors="replace")
+
+
+def make_durable(directory: str) -> None:
+    """Return once all files of a directory are on the disk: its new name must not outlive them."""
+    for place, _, names in os.walk(directory):
+        for name in [".", *names]:
+            descriptor = os.open(os.path.join(place, name), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

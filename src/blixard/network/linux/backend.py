@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import json
 from typing import Any
 
@@ -39,21 +40,32 @@ class LinuxNetwork:
     async def apply(self, networks: tuple[NetworkView, ...]) -> None:
         """Make bridges, overlay, forwarding entries and NAT match."""
         async with self._lock:
-            if self._set is None:
-                await self._first()
+            unread = self._set is None
+            if unread:
+                await self._first(networks)
             known = {view.vni: _shape(view) for view in self._views.values()}
-            if {view.vni: _shape(view) for view in networks} != known:
+            if unread or {view.vni: _shape(view) for view in networks} != known:
                 await self._make_networks(networks)
+            if unread:
+                for view in networks:
+                    await self._rejoin(view)
             self._views = {view.name: view for view in networks}
             await self._set_entries()
 
-    async def _first(self) -> None:
-        """Set the kernel's switches; read what an earlier daemon left."""
+    async def _first(self, networks: tuple[NetworkView, ...]) -> None:
+        """Set the kernel's switches; read what an earlier daemon left, and remove its ruins."""
         for name, value in SYSCTLS:
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(_write_sysctl, name, value)
+        mine = {
+            e.instance_uid
+            for view in networks
+            for e in view.endpoints
+            if e.node_uid == self._own_uid
+        }
+        ruins = [link["ifname"] for link in await self._links() if _is_ruin(link, mine)]
+        await self._batch("ip", [f"link del {name}" for name in ruins])
         self._taps = await self._read_taps()
-        self._set = await self._read_entries()
 
     async def _make_networks(self, networks: tuple[NetworkView, ...]) -> None:
         present = {link["ifname"]: link for link in await self._links()}
@@ -61,7 +73,8 @@ class LinuxNetwork:
         for view in networks:
             bridge, vxlan = c.bridge_name(view.vni), c.vxlan_name(view.vni)
             wanted |= {bridge, vxlan}
-            if bridge in present and vxlan in present and _fits(present, view):
+            if bridge in present and vxlan in present and _fits(present, view, self._local):
+                await self._batch("bridge", [c.port_flags(vxlan, overlay=True)])
                 continue
             await self._run(
                 ["ip", "-force", "-batch", "-"],
@@ -70,18 +83,21 @@ class LinuxNetwork:
             )
             await self._batch("ip", c.make_network(view, self._local))
             await self._batch("bridge", [c.port_flags(vxlan, overlay=True)])
-            self._set = {e for e in self._set or () if e.device not in (bridge, vxlan)}
             await self._rejoin(view)
         stale = [n for n in sorted(present) if _is_network(n) and n not in wanted]
         await self._batch("ip", [f"link del {name}" for name in stale])
+        # Entries went with the devices: of bridges, overlays, and of taps that lost their bridge.
+        self._set = await self._read_entries()
         await self._run(["nft", "-f", "-"], c.nat_rules(networks))
 
     async def _rejoin(self, view: NetworkView) -> None:
-        """Put existing taps of the network's instances back into a bridge that was made anew."""
+        """Put existing taps of the network's instances into its bridge, again or at last."""
         mine = {e.instance_uid for e in view.endpoints}
         taps = [tap for uid, tap in sorted((self._taps or {}).items()) if uid in mine]
         bridge = c.bridge_name(view.vni)
-        await self._batch("ip", [f"link set {tap} master {bridge} up" for tap in taps])
+        await self._batch(
+            "ip", [f"link set {tap} mtu {view.mtu} master {bridge} up" for tap in taps]
+        )
         await self._batch("bridge", [c.port_flags(tap, overlay=False) for tap in taps])
 
     async def _set_entries(self) -> None:
@@ -107,6 +123,8 @@ class LinuxNetwork:
                 raise BlixardError("NETWORK_FAILED", f"network {network!r} is not set up yet")
             name = c.tap_name(instance_uid)
             if instance_uid not in self._taps:
+                # An attempt that was cut short may have left it half made, and nobody uses it.
+                await self._run(["ip", "link", "del", name], "", check=False)
                 await self._batch("ip", c.make_tap(name, instance_uid, view))
                 await self._batch("bridge", [c.port_flags(name, overlay=False)])
                 self._taps[instance_uid] = name
@@ -159,7 +177,7 @@ class LinuxNetwork:
     # -- reading back --
 
     async def _links(self) -> list[dict[str, Any]]:
-        found = json.loads(await self._run(["ip", "-json", "-details", "link", "show"], "") or "[]")
+        found = json.loads(await self._run(["ip", "-json", "-details", "address"], "") or "[]")
         return [link for link in found if str(link.get("ifname", "")).startswith(c.PREFIX)]
 
     async def _read_taps(self) -> dict[str, str]:
@@ -215,13 +233,23 @@ def _is_network(name: str) -> bool:
     return name[: len(c.PREFIX) + 1] in (f"{c.PREFIX}b", f"{c.PREFIX}v")
 
 
-def _fits(present: dict[str, dict[str, Any]], view: NetworkView) -> bool:
+def _is_ruin(link: dict[str, Any], mine: set[str]) -> bool:
+    """Tell whether a link is a tap that no hypervisor holds open, half made or not of *mine*."""
+    is_tap = str(link["ifname"]).startswith(f"{c.PREFIX}t")
+    return is_tap and "LOWER_UP" not in link.get("flags", []) and link.get("ifalias") not in mine
+
+
+def _fits(present: dict[str, dict[str, Any]], view: NetworkView, local: str) -> bool:
     bridge, vxlan = present[c.bridge_name(view.vni)], present[c.vxlan_name(view.vni)]
+    prefix = ipaddress.IPv4Network(view.cidr).prefixlen
+    addresses = [(a.get("local"), a.get("prefixlen")) for a in bridge.get("addr_info", [])]
     return bool(
         bridge.get("mtu") == view.mtu
         and bridge.get("address") == c.bridge_mac(view.vni)
+        and (view.gateway, prefix) in addresses
         and vxlan.get("mtu") == view.mtu
         and vxlan.get("master") == bridge["ifname"]
+        and vxlan.get("linkinfo", {}).get("info_data", {}).get("local") == local
     )
 
 

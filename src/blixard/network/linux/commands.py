@@ -112,7 +112,9 @@ def entry_lines(add: set[Entry], remove: set[Entry]) -> tuple[list[str], list[st
     bridge_lines, ip_lines = [], []
     for entry in sorted(remove):
         if entry.table == "neigh":
-            if not any(a.table == "neigh" and a.key == entry.key for a in add):
+            if not any(
+                a.table == "neigh" and (a.device, a.key) == (entry.device, entry.key) for a in add
+            ):
                 ip_lines.append(f"neigh del {entry.key} dev {entry.device}")
         elif entry.table == "self":
             if Entry("self", entry.device, entry.key) not in {_untargeted(a) for a in add}:
