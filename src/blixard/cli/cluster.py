@@ -76,7 +76,9 @@ def _sentence(cluster: Object, ready: int, total: int) -> str:
     led = f"led by {leader}" if leader else "without a leader"
     voters = cluster.get("voters")
     count = len(voters) if isinstance(voters, list | dict) else voters
-    return f"{name}: {led}, {ready} of {total} nodes ready" + (f", {count} voters" if count else "")
+    return f"{name}: {led}, {ready} of {total} nodes ready" + (
+        f", {count} voter{'s' if count != 1 else ''}" if count else ""
+    )
 
 
 @command(
