@@ -1,4 +1,6 @@
-"""ULIDs: 48 bits of milliseconds, 80 random bits, 26 characters, sortable (github.com/ulid/spec)."""
+"""ULIDs: 48 bits of milliseconds, 80 random bits, 26 characters, sortable
+(github.com/ulid/spec).
+"""
 
 from __future__ import annotations
 
