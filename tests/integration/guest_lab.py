@@ -25,6 +25,27 @@ CACHE = pathlib.Path(tempfile.gettempdir()) / "blixard-test-images"
 READY_S = 60.0
 
 
+class MemoryStream:
+    """A client: what it says is put into *said*; what it is told stands in *told*."""
+
+    def __init__(self) -> None:
+        self.said: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.told: list[bytes] = []
+
+    async def send(self, frame: bytes) -> None:
+        self.told.append(frame)
+
+    async def receive(self) -> bytes | None:
+        return await self.said.get()
+
+    async def close(self) -> None:
+        self.said.put_nowait(None)
+
+    def of(self, kind: int) -> bytes:
+        """Return all payloads of a kind."""
+        return b"".join(frame[1:] for frame in self.told if frame[0] == kind)
+
+
 def base_runner() -> pathlib.Path:
     """Return a runner without packages; built by the first test that asks."""
     builder = DebianGuestBuilder(str(CACHE))
