@@ -47,6 +47,14 @@ def test_end_of_input_ends_the_command(asked: NodeUnderTest, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", INSTANCES)
+def test_node_without_the_state_passes_the_end_on(asked: NodeUnderTest, name: str) -> None:
+    worker = asked.plane.nodes[1]
+    assert not worker.json("cluster", "status")["nodes"][1]["status"].get("voter")
+    ran = worker.cli("vm", "exec", "--stdin", name, "--", "cat", stdin="hello\n", timeout_s=30)
+    assert ran == (0, "hello\n", "")
+
+
+@pytest.mark.parametrize("name", INSTANCES)
 def test_logs_arrive(asked: NodeUnderTest, name: str) -> None:
     ran = asked.cli("vm", "logs", name, "--tail", "5")
     assert ran.code == 0

@@ -251,7 +251,8 @@ class ApiService:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _allowed_s(request)
         if self._standing.replica() is None:
-            return await self._open_elsewhere(request, deadline)
+            at_end = route.sub.at_end if route.sub is not None else b""
+            return await self._open_elsewhere(request, deadline, at_end)
         await self._fresh(request, deadline)
         sub_call = self._sub_call(self._call(request, deadline), route)
         handler = route.sub.stream if route.sub is not None else None
@@ -264,12 +265,12 @@ class ApiService:
 
         return carry_out
 
-    async def _open_elsewhere(self, request: Request, deadline: float) -> RunStream:
+    async def _open_elsewhere(self, request: Request, deadline: float, at_end: bytes) -> RunStream:
         remote = await self._forwarder.open_stream(request, deadline)
         await _check_opened(remote)
 
         async def carry_out(stream: Stream) -> None:
-            await pump(self._env, stream, remote)
+            await pump(self._env, stream, remote, at_end)
 
         return carry_out
 
@@ -325,9 +326,9 @@ class ApiService:
         return Response(body=self._openapi)
 
 
-async def pump(env: Environment, near: Stream, far: Stream) -> None:
-    """Carry frames both ways until the far side ends; the near side's end is passed on."""
-    sending = env.spawn(_carry(env, near, far), name="api stream")
+async def pump(env: Environment, near: Stream, far: Stream, at_end: bytes) -> None:
+    """Carry frames both ways until the far side ends; *at_end* tells it that the near one did."""
+    sending = env.spawn(_carry(env, near, far, at_end), name="api stream")
     try:
         while (frame := await far.receive()) is not None:
             await near.send(frame)
@@ -336,10 +337,12 @@ async def pump(env: Environment, near: Stream, far: Stream) -> None:
         await far.close()
 
 
-async def _carry(env: Environment, near: Stream, far: Stream) -> None:
+async def _carry(env: Environment, near: Stream, far: Stream, at_end: bytes) -> None:
     try:
         while (frame := await near.receive()) is not None:
             await far.send(frame)
+        if at_end:
+            await far.send(at_end)
     except ConnectionError as error:
         # The other direction ends with the same connection and tells the client.
         env.log("debug", "api_stream_cut", detail=str(error))

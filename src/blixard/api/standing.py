@@ -66,7 +66,8 @@ class SubResource(msgspec.Struct, frozen=True, kw_only=True):
     """``/v1/.../{plural}/{object}/{name}``: ``verb`` is the permission that it needs.
 
     ``unary`` returns a JSON value; ``stream`` talks in frames until either side ends. ``where``:
-    on the leader, or on any voter after a linearizable read.
+    on the leader, or on any voter after a linearizable read. ``at_end``: the frame that tells a
+    stream on another node that the client has no more input.
     """
 
     kind: str
@@ -75,4 +76,5 @@ class SubResource(msgspec.Struct, frozen=True, kw_only=True):
     method: Literal["GET", "POST"] = "POST"
     unary: UnaryHandler | None = None
     stream: StreamingHandler | None = None
+    at_end: bytes = b""
     where: Literal["leader", "voter"] = "voter"

@@ -16,6 +16,7 @@ from blixard.ports.transport import Stream
 METHOD = "instance.stream"
 TAIL_MAX = 10_000
 COMMAND_MAX = 256
+END_OF_INPUT = bytes((CLIENT_STDIN,))
 
 
 class StreamRequest(msgspec.Struct, frozen=True, array_like=True):
@@ -45,7 +46,9 @@ class InstanceStreams:
         """Return the API's side."""
         return (
             SubResource(kind="Instance", name="logs", verb="logs", method="GET", stream=self._logs),
-            SubResource(kind="Instance", name="exec", verb="exec", stream=self._exec),
+            SubResource(
+                kind="Instance", name="exec", verb="exec", stream=self._exec, at_end=END_OF_INPUT
+            ),
             SubResource(kind="Instance", name="console", verb="console", stream=self._console),
         )
 
@@ -133,6 +136,6 @@ async def relay(env: Environment, client: Stream, remote: Stream, op: str) -> No
 async def _no_more_input(remote: Stream, op: str) -> None:
     """Tell the remote side that the client says nothing more; only a console ends with that."""
     if op == "exec":
-        await remote.send(bytes((CLIENT_STDIN,)))
+        await remote.send(END_OF_INPUT)
     elif op == "console":
         await remote.close()
