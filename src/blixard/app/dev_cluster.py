@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import time
@@ -54,9 +55,11 @@ class DevCluster:
         """Return the nodes whose daemons run."""
         return [p for p in self.places if processes.daemon_pid(p) is not None]
 
-    def client(self) -> ApiClient:
-        """Return a client that asks whichever node answers."""
-        return ApiClient(*(p.socket for p in self.live() or self.places))
+    def ask(self, method: str, path: str, *, body: Any = None, timeout_s: float = 5.0) -> Any:
+        """Ask whichever node answers. Raises BlixardError."""
+        addresses = (p.socket for p in self.live() or self.places)
+        with contextlib.closing(ApiClient(*addresses)) as client:
+            return client.request(method, path, body=body, timeout_s=timeout_s)
 
     # -- up and down --
 
@@ -191,7 +194,7 @@ class DevCluster:
     def cluster_state(self) -> dict[str, Any]:
         """Return what the cluster says of itself; empty if nobody answers now."""
         try:
-            found: dict[str, Any] = self.client().request("GET", "/v1/cluster", timeout_s=2.0)
+            found: dict[str, Any] = self.ask("GET", "/v1/cluster", timeout_s=2.0)
             return found
         except BlixardError:
             return {}
@@ -217,9 +220,8 @@ class DevCluster:
         while not reached():
             dead = [p for p in places if processes.daemon_pid(p) is None]
             if dead and len(places) == 1:
-                raise BlixardError(
-                    "INTERNAL", f"the daemon of {dead[0].name} ended", hint=dead[0].log
-                )
+                name, words = dead[0].name, _last_line(dead[0].log)
+                raise BlixardError("INTERNAL", f"{name}: the daemon ended: {words}")
             if time.monotonic() > deadline:
                 logs = " ".join(p.log for p in places)
                 raise BlixardError("TIMEOUT", f"{message} within {READY_S:.0f} s", hint=logs)
@@ -228,10 +230,16 @@ class DevCluster:
 
 def _answers(place: Place) -> bool:
     try:
-        ApiClient(place.socket).request("GET", "/v1/version", timeout_s=2.0)
+        with contextlib.closing(ApiClient(place.socket)) as client:
+            client.request("GET", "/v1/version", timeout_s=2.0)
     except BlixardError as error:
         return error.code not in ("UNREACHABLE", "TIMEOUT")
     return True
+
+
+def _last_line(path: str) -> str:
+    lines = pathlib.Path(path).read_text(errors="replace").strip().splitlines()
+    return lines[-1][:400] if lines else "it wrote nothing"
 
 
 def machine_here() -> Machine:

@@ -19,12 +19,13 @@ NODES = 3
 REPLICAS = 3
 SCALED = 5
 READY_S = 300.0  # the first time, packages are downloaded
-MOVE_S = 60.0
+MOVE_S = 120.0  # emulated guests on a busy machine boot slowly
 WRITE_S = 20.0
 GLANCE_S = 2.0
 POLL_S = 0.05
 MANIFEST = pathlib.Path(__file__).resolve().parents[3] / "examples" / "web.yaml"
 Object = dict[str, Any]
+VALUE = {"value": "written"}
 BUILT = {"Starting", "Running"}
 
 
@@ -182,16 +183,14 @@ class Demo:
         leader = self._leader()
         self._begin(f"killing the daemon of the leader, {leader}, while writing")
         self._shell.type("kv", "put", "demo/before", "written")
-        others = DevCluster(self._cluster.directory, self._progress)
         began = time.monotonic()
-        others.kill(leader, daemon_only=True)
-        client = others.client()
+        self._cluster.kill(leader, daemon_only=True)
         accepted = False
 
         def write() -> bool:
             nonlocal accepted
             try:
-                client.request("PUT", "/v1/kv/demo/after", body={"value": "written"}, timeout_s=1.0)
+                self._cluster.ask("PUT", "/v1/kv/demo/after", body=VALUE, timeout_s=1.0)
                 accepted = True
             except BlixardError as error:
                 if error.code in ("FORBIDDEN", "INVALID", "BAD_REQUEST"):
@@ -228,7 +227,7 @@ class Demo:
 
     def _instances(self) -> list[Object]:
         path = "/v1/namespaces/default/instances"
-        found: list[Object] = self._cluster.client().request("GET", path, timeout_s=5.0)["items"]
+        found: list[Object] = self._cluster.ask("GET", path)["items"]
         return sorted(found, key=lambda i: int(i["spec"].get("ordinal", 0)))
 
     def _serving(self, *, without: str = "") -> list[str]:

@@ -9,6 +9,7 @@ import os
 import pathlib
 import pwd
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 
 import msgspec
@@ -22,6 +23,8 @@ from blixard.cli.contexts_file import contexts_path
 STATE = "dev.json"
 LOCK = "/run/blixard-dev.lock"
 CGROUPS = pathlib.Path("/sys/fs/cgroup")
+HIERARCHIES = ("memory", "pids", "cpu", "unified")
+CGROUPS_S = 2.0
 
 
 class State(msgspec.Struct, kw_only=True):
@@ -78,14 +81,24 @@ def guard_names(directory: str) -> list[str]:
 
 
 def remove_cgroups(names: list[str]) -> None:
-    """Remove the cgroups of guards that have ended; the shared parent if none is left."""
-    for root in (CGROUPS, *(CGROUPS / c for c in ("memory", "pids", "cpu", "unified"))):
-        for name in names:
-            for folder in [*(root / "blixard" / name).glob("*/"), root / "blixard" / name]:
+    """Remove the cgroups of guards that have ended; the shared parent if none is left.
+
+    A process that is dying still holds its cgroup for an instant.
+    """
+    parents = [root / "blixard" for root in (CGROUPS, *(CGROUPS / c for c in HIERARCHIES))]
+    deadline = time.monotonic() + CGROUPS_S
+    while time.monotonic() < deadline:
+        left = [parent / name for parent in parents for name in names if (parent / name).is_dir()]
+        if not left:
+            break
+        for folder in left:
+            for one in (*folder.glob("*/"), folder):
                 with contextlib.suppress(OSError):
-                    folder.rmdir()
+                    one.rmdir()
+        time.sleep(0.01)
+    for parent in parents:
         with contextlib.suppress(OSError):
-            (root / "blixard").rmdir()
+            parent.rmdir()
 
 
 def write_context(environ: Mapping[str, str], nodes: list[Place]) -> str:
