@@ -173,6 +173,8 @@ class DebianGuestBuilder:
             timeout_s=BOOTSTRAP_S,
         )
         await asyncio.to_thread(self._finish_tree, tree, recipe)
+        compiler = ["/usr/bin/python3", "-I", "-c", layout.COMPILE]
+        await run(["chroot", str(tree), *compiler], timeout_s=PACK_S)
         progress("packing the root file system")
         await run(["mkfs.erofs", "-zlz4", "-T1700000000", str(target), str(tree)], timeout_s=PACK_S)
         target.chmod(0o644)
