@@ -135,7 +135,9 @@ CODES: dict[str, CodeInfo] = {
         409, 6, "no node can hold the instance", "blixard describe vm NAME lists the reasons"
     ),
     "NIX_UNAVAILABLE": CodeInfo(
-        422, 6, "the guest is made of a Nix file, and Nix is not available here",
+        422,
+        6,
+        "the guest is made of a Nix file, and Nix is not available here",
         "name Debian packages with --packages, or an image with --image",
     ),
     "FEATURE_ABSENT": CodeInfo(

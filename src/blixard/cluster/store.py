@@ -94,9 +94,7 @@ class Store:
 
     def namespace_used(self, namespace: str) -> bool:
         """Tell whether any object is in that namespace."""
-        return any(
-            namespace == key[0] for objects in self._maps.kinds.values() for key in objects
-        )
+        return any(namespace == key[0] for objects in self._maps.kinds.values() for key in objects)
 
     def kind_revisions(self, kinds: Iterable[str]) -> tuple[int, ...]:
         """Return the revision of the last change of each kind."""

@@ -117,9 +117,7 @@ class FakeApi:
             labels = document["metadata"].get("labels", {})
             after = {"labels": labels, "spec": document.get("spec", {})}
             if had != after:
-                self.add(
-                    plural, name, after["spec"], old["status"] if old else {}, labels=labels
-                )
+                self.add(plural, name, after["spec"], old["status"] if old else {}, labels=labels)
             word = "created" if not old else "unchanged" if had == after else "configured"
             items.append(
                 {

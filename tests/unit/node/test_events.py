@@ -2,11 +2,10 @@
 
 import itertools
 
-from tests.unit.vms.states import START_MS, Cluster
-
 from blixard.base.ids import ulid
 from blixard.node.events import EVENTS_MAX, event_ops, instance_event, node_event
 from blixard.node.messages import Report
+from tests.unit.vms.states import START_MS, Cluster
 
 
 def report(run=1, **status):
