@@ -129,14 +129,19 @@ class Door:
 
 
 def listen(path: str, backlog: int) -> socket.socket:
-    """Return a socket that listens at *path*, for this user alone; what was there is replaced."""
+    """Return a socket that listens at *path*, for this user alone; what was there is replaced.
+
+    The name appears once somebody can connect to it.
+    """
+    early = f"{path}.new"
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+        os.unlink(early)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o177)
     try:
-        listener.bind(path)
+        listener.bind(early)
         listener.listen(backlog)
+        os.rename(early, path)
     except OSError:
         listener.close()
         raise
