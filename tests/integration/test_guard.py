@@ -251,6 +251,10 @@ def test_start_failure_says_why(guard: GuardProcess, client: Client) -> None:
     assert client.facts("a") == {}
 
 
+def test_missing_tap_is_not_made(guard: GuardProcess, client: Client) -> None:
+    assert "no interface" in client.ask("start", plan=guard.plan("a", tap="nosuchtap"))["error"]
+
+
 def test_idle_guard_ends_by_itself(tmp_path: pathlib.Path) -> None:
     guard = GuardProcess(tmp_path, idle_s=0.2)
     try:

@@ -13,6 +13,7 @@ import fcntl
 import os
 import resource
 import signal
+import socket
 import struct
 import zlib
 from typing import Any, NoReturn
@@ -125,6 +126,8 @@ def _open_all(plan: dict[str, Any], directory: str) -> dict[str, int]:
 
 def open_tap(name: str) -> int:
     """Return a descriptor of an existing tap. Raises OSError."""
+    # Root's request for a name that is not there would make a tap joined to nothing.
+    socket.if_nametoindex(name)
     descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
     try:
         request = struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
