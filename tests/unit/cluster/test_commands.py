@@ -52,7 +52,9 @@ def test_bytes_of_a_command_never_change(name):
 
 
 @pytest.mark.parametrize(
-    "value", [float("nan"), b"bytes", {1: 2}, msgspec.msgpack.Ext(3, b"x")], ids=repr
+    "value",
+    [float("nan"), b"bytes", {1: 2}, msgspec.msgpack.Ext(3, b"x")],
+    ids=["nan", "bytes", "number-key", "extension"],
 )
 def test_values_beyond_json_are_refused(value):
     data = encode_command(transaction(Put(kind="K", namespace="", name="a", spec={"x": value})))
