@@ -69,7 +69,9 @@ def make_runner(base: pathlib.Path, place: pathlib.Path, services: list[dict[str
         for name, to in (("agent.py", layout.AGENT_PATH), ("services.json", layout.SERVICES_PATH))
     )
     assert layout.INIT.count(move) == 1
-    (extra / "init").write_text(layout.INIT.replace(move, f"{copy}\n{move}"))
+    init = layout.INIT.replace(move, f"{copy}\n{move}")
+    # The image holds the placeholder compiled.
+    (extra / "init").write_text(init.replace(f"{layout.AGENT_PATH}c", layout.AGENT_PATH))
     (extra / "init").chmod(0o755)
     return _with_files(base, share, extra)
 
