@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -11,7 +12,12 @@ import threading
 import time
 from typing import Any
 
+import msgspec
 from cluster import Cluster, Node
+
+from blixard.base.config_keys import ImagesSection
+from blixard.images.debian.builder import DebianGuestBuilder
+from blixard.ports.guests import GuestRecipe
 
 SERVER = (
     "import http.server\n"
@@ -43,6 +49,13 @@ OBSERVER = (
     "    except (OSError, http.client.HTTPException): pass\n"
     "    time.sleep(0.05)\n"
 )
+
+
+def prebuild() -> None:
+    """Build the guest while the packages can be fetched: a bench's namespaces have no way out."""
+    recipe = msgspec.convert(RECIPE, GuestRecipe)
+    builder = DebianGuestBuilder(ImagesSection().cache_dir)
+    asyncio.run(builder.build(recipe, lambda line: print(f"image: {line}", flush=True)))
 
 
 def vm(name: str, **spec: Any) -> dict[str, Any]:

@@ -15,7 +15,17 @@ import time
 from typing import Any
 
 from cluster import Cluster, Node, clusters, report, wait_until
-from guests import Observers, apply, hypervisors, instance, instances, is_ready, vm, wait
+from guests import (
+    Observers,
+    apply,
+    hypervisors,
+    instance,
+    instances,
+    is_ready,
+    prebuild,
+    vm,
+    wait,
+)
 
 BAR_REPLICA_S = 15.0
 BAR_MEMORY_MB = 120.0
@@ -123,6 +133,7 @@ def main() -> int:
     given = parser.parse_args()
     deaths: list[dict[str, float]] = []
     faults: dict[str, list[tuple[int, int, int]]] = {"killed": [], "stopped": []}
+    prebuild()
     with clusters() as (cluster, _):
         apply(cluster.nodes[0], vm("web", replicas=1), vm("other", replicas=4))
         wait(lambda: all_ready(cluster.nodes[0], 5), START_S, "five guests are ready")

@@ -12,7 +12,7 @@ import sys
 import time
 
 from cluster import clusters, report
-from guests import apply, instances, is_ready, vm, wait
+from guests import apply, instances, is_ready, prebuild, vm, wait
 
 
 def main() -> int:
@@ -20,6 +20,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     given = parser.parse_args()
     lost = changed = stopped = boots = 0
+    prebuild()
     with clusters() as (cluster, _):
         first = cluster.nodes[0]
         apply(first, vm("steady", replicas=3))

@@ -80,7 +80,7 @@ class Daemon:
         vms = os.path.join(config.cluster.data_dir, "vms")
         os.makedirs(vms, mode=0o711, exist_ok=True)
         guard = GuardClient(vms, stored.node.uid[-10:].lower())
-        self._hypervisor = QemuHypervisor(vms, guard)
+        self._hypervisor = QemuHypervisor(vms, guard, probe_dir=config.images.cache_dir)
         self.node = Node(
             self.env,
             stored.node,

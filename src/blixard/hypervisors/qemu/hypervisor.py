@@ -55,10 +55,14 @@ class _Live:
 
 
 class QemuHypervisor:
-    """Implements ``ports.hypervisor.Hypervisor``; directories of instances stand in *state_dir*."""
+    """Implements ``ports.hypervisor.Hypervisor``; directories of instances stand in *state_dir*.
 
-    def __init__(self, state_dir: str, guard: GuardClient) -> None:
+    Whether KVM works is a fact of the machine: it is kept in *probe_dir*, which its nodes may share.
+    """
+
+    def __init__(self, state_dir: str, guard: GuardClient, *, probe_dir: str = "") -> None:
         self._dir = state_dir
+        self._probe_dir = probe_dir or state_dir
         self._guard = guard
         self._probing = asyncio.Lock()
         self.accelerator: Accelerator | None = None
@@ -109,7 +113,7 @@ class QemuHypervisor:
         """Return KVM or emulation, found out once per kernel."""
         async with self._probing:
             if self.accelerator is None:
-                self.accelerator = await asyncio.to_thread(probe, self._dir, kernel)
+                self.accelerator = await asyncio.to_thread(probe, self._probe_dir, kernel)
             return self.accelerator
 
     def _make_directory(self, plan: LaunchPlan) -> str:

@@ -42,8 +42,11 @@ def probe(state_dir: str, kernel: str) -> Accelerator:
         known = None
     why = _why_not(kernel)
     found = Accelerator("tcg" if why else "kvm", why or "a probe guest ran under KVM", key)
-    with open(path, "wb") as file:
+    # Nodes of one machine share the answer: it appears whole or not at all.
+    own = f"{path}.{os.getpid()}"
+    with open(own, "wb") as file:
         file.write(msgspec.json.encode(found))
+    os.replace(own, path)
     return found
 
 
