@@ -57,7 +57,7 @@ class _Live:
 class QemuHypervisor:
     """Implements ``ports.hypervisor.Hypervisor``; directories of instances stand in *state_dir*.
 
-    Whether KVM works is a fact of the machine: it is kept in *probe_dir*, which its nodes may share.
+    Whether KVM works is a fact of the machine: kept in *probe_dir*, which its nodes may share.
     """
 
     def __init__(self, state_dir: str, guard: GuardClient, *, probe_dir: str = "") -> None:
