@@ -1,4 +1,4 @@
-"""Guests for benches: a web server that tells which boot of the guest answers, and observers."""
+"""Guests for benches: nginx tells which boot of the guest answers; observers ask all the time."""
 
 from __future__ import annotations
 
@@ -15,27 +15,18 @@ from typing import Any
 import msgspec
 from cluster import Cluster, Node
 
+from blixard.api.client import ApiClient
 from blixard.base.config_keys import ImagesSection
+from blixard.base.errors import BlixardError
 from blixard.images.debian.builder import DebianGuestBuilder
 from blixard.ports.guests import GuestRecipe
 
-SERVER = (
-    "import http.server\n"
-    "boot = open('/proc/sys/kernel/random/boot_id').read()\n"
-    "class H(http.server.BaseHTTPRequestHandler):\n"
-    "    def do_GET(self):\n"
-    "        self.send_response(200)\n"
-    "        self.send_header('content-length', str(len(boot)))\n"
-    "        self.end_headers()\n"
-    "        self.wfile.write(boot.encode())\n"
-    "    def log_message(self, *_): pass\n"
-    "http.server.ThreadingHTTPServer(('', 80), H).serve_forever()\n"
+START = (
+    "cat /proc/sys/kernel/random/boot_id > /var/www/html/index.html && exec nginx -g 'daemon off;'"
 )
 RECIPE = {
-    "files": [{"path": "/usr/lib/boot_server.py", "content": SERVER}],
-    "services": [
-        {"name": "boot", "command": ["/usr/bin/python3", "-I", "/usr/lib/boot_server.py"]}
-    ],
+    "packages": ["nginx-light"],
+    "services": [{"name": "nginx", "command": ["/bin/sh", "-c", START]}],
 }
 # Runs in a node's namespace: asks the address again and again, prints who answered and when.
 OBSERVER = (
@@ -78,9 +69,23 @@ def apply(node: Node, *documents: dict[str, Any]) -> None:
 
 def instances(node: Node) -> list[dict[str, Any]]:
     """Return all instances as *node* has them now."""
-    found = json.loads(node.cli("get", "instances", "-o", "json"))
-    items: list[dict[str, Any]] = found.get("items", found) if isinstance(found, dict) else found
-    return items
+    return _client(node).list("/v1/instances")
+
+
+def _client(node: Node) -> ApiClient:
+    """Return the open connection to a node: a process per question would slow the guests."""
+    if node.name not in _CLIENTS:
+        _CLIENTS[node.name] = ApiClient(str(node.socket))
+    return _CLIENTS[node.name]
+
+
+_CLIENTS: dict[str, ApiClient] = {}
+
+
+def state_of(node: Node, name: str) -> str:
+    """Return a node's state as *node* has it."""
+    found = _client(node).request("GET", f"/v1/nodes/{name}", query={"stale": "true"})
+    return str(found.get("status", {}).get("state", ""))
 
 
 def instance(node: Node, name: str) -> dict[str, Any]:
@@ -149,7 +154,7 @@ def wait(condition: Any, seconds: float, what: str) -> float:
     """Wait; return the time (monotonic) at which the condition held."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        with contextlib.suppress(RuntimeError, StopIteration, KeyError):
+        with contextlib.suppress(RuntimeError, StopIteration, KeyError, BlixardError):
             if condition():
                 return time.monotonic()
         time.sleep(0.1)

@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any
 
-from cluster import Cluster, Node, clusters, report, wait_until
+from cluster import Cluster, Node, clusters, report
 from guests import (
     Observers,
     apply,
@@ -23,6 +23,7 @@ from guests import (
     instances,
     is_ready,
     prebuild,
+    state_of,
     vm,
     wait,
 )
@@ -42,17 +43,11 @@ def asked(cluster: Cluster, *, other_than: Node) -> Node:
     return next(n for n in cluster.nodes if n is not other_than and n.alive)
 
 
-def state_of(node: Node, name: str) -> str:
-    """Return a node's state as *node* has it."""
-    found = [n for n in node.status()["nodes"] if n["metadata"]["name"] == name]
-    return str(found[0].get("status", {}).get("state", ""))
-
-
 def bring_back(victim: Node, ask: Node) -> None:
     """Start a dead node again and wait until it is Ready."""
     if not victim.alive:
         victim.start()
-    wait_until(lambda: state_of(ask, victim.name) == "Ready", 60, f"{victim.name} is back", victim)
+    wait(lambda: state_of(ask, victim.name) == "Ready", 60, f"{victim.name} is back")
 
 
 def node_death(cluster: Cluster) -> dict[str, float]:

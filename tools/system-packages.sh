@@ -3,7 +3,7 @@
 set -euo pipefail
 packages=(
   python3 python3-venv build-essential protobuf-compiler pkg-config
-  qemu-system-x86 busybox-static mmdebstrap erofs-utils cpio kmod
+  qemu-system-x86 busybox-static mmdebstrap erofs-utils cpio kmod zstd
   iproute2 iputils-ping nftables procps e2fsprogs strace
   etcd-server wrk
 )

@@ -21,12 +21,16 @@ FILE_BYTES_MAX = 64 << 20
 
 
 class Runner(msgspec.Struct, frozen=True):
-    """``share/microvm/blixard.json`` of a runner: paths relative to the runner's directory."""
+    """``share/microvm/blixard.json`` of a runner: paths relative to the runner's directory.
+
+    ``vmlinux`` is the same kernel unpacked: an emulated guest starts seconds earlier from it.
+    """
 
     kernel: str
     initrd: str
     root: str = ""
     cmdline: str = ""
+    vmlinux: str = ""
 
 
 def load_runner(directory: str) -> Runner:
@@ -35,9 +39,10 @@ def load_runner(directory: str) -> Runner:
         return msgspec.json.decode(file.read(), type=Runner)
 
 
-def files_of(directory: str, runner: Runner) -> dict[str, str]:
+def files_of(directory: str, runner: Runner, *, accelerator: str = "") -> dict[str, str]:
     """Return the files that the launcher opens before privileges are dropped."""
-    names = {"kernel": runner.kernel, "initrd": runner.initrd, "root": runner.root}
+    kernel = runner.vmlinux if accelerator == "tcg" and runner.vmlinux else runner.kernel
+    names = {"kernel": kernel, "initrd": runner.initrd, "root": runner.root}
     return {
         name: os.path.realpath(os.path.join(directory, path))
         for name, path in names.items()
@@ -53,7 +58,7 @@ def guard_plan(
         "uid": plan.instance_uid,
         "launch": msgspec.to_builtins(plan),
         "argv": qemu_arguments(plan, runner, accelerator=accelerator, tsc_khz=tsc_khz),
-        "files": files_of(plan.runner, runner),
+        "files": files_of(plan.runner, runner, accelerator=accelerator),
         "listen": {"qmp": QMP_SOCKET, "console": CONSOLE_SOCKET, "agent": AGENT_SOCKET},
         "append": {"console-log": CONSOLE_LOG},
         "tap": plan.tap,

@@ -100,10 +100,11 @@ class DebianGuestBuilder:
             share = runner / "share/microvm"
             share.mkdir(parents=True)
             await self._root(pathlib.Path(place), share / "root", recipe, progress)
-            for name in ("kernel", "initrd"):
+            names = [n for n in ("kernel", "vmlinux", "initrd") if (kernel_dir / n).exists()]
+            for name in names:
                 os.link(kernel_dir / name, share / name)
             _write(share / "hypervisor", "qemu\n")
-            paths = {n: f"share/microvm/{n}" for n in ("kernel", "initrd", "root")}
+            paths = {n: f"share/microvm/{n}" for n in (*names, "root")}
             _write(share / "blixard.json", msgspec.json.encode(paths).decode())
             (runner / "bin").mkdir()
             _write(runner / "bin/microvm-run", layout.RUN, 0o755)

@@ -7,7 +7,7 @@ import json
 
 from blixard.ports.guests import GuestRecipe
 
-BUILDER_VERSION = 4
+BUILDER_VERSION = 5
 SUITE = "bookworm"
 KERNEL_META = "linux-image-6.12-cloud-amd64"
 BASE_PACKAGES = ("python3-minimal", "libpython3-stdlib")
@@ -21,6 +21,8 @@ COMPILE = (
     "invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)"
 )
 SERVICES_PATH = "etc/blixard/services.json"
+
+_ZSTD_MAGIC = bytes.fromhex("28b52ffd")
 
 INIT = """#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
@@ -115,6 +117,16 @@ def module_order(modules_dep: str, wanted: tuple[str, ...] = MODULES) -> list[st
         if name in by_name:
             visit(by_name[name])
     return order
+
+
+def zstd_offsets(data: bytes) -> list[int]:
+    """Return where Zstandard frames (RFC 8878) may begin in a kernel image."""
+    found: list[int] = []
+    at = data.find(_ZSTD_MAGIC)
+    while at >= 0 and len(found) < 8:
+        found.append(at)
+        at = data.find(_ZSTD_MAGIC, at + 1)
+    return found
 
 
 def unknown_packages(policy: str, wanted: tuple[str, ...]) -> list[str]:
