@@ -57,7 +57,7 @@ def make_runner(base: pathlib.Path, place: pathlib.Path, services: list[dict[str
     """Return a runner like *base* with our agent and *services*."""
     share = place / "runner/share/microvm"
     share.mkdir(parents=True)
-    for name in ("kernel", "root", "blixard.json"):
+    for name in ("kernel", "vmlinux", "root", "blixard.json"):
         (share / name).symlink_to(base / "share/microvm" / name)
     extra = place / "extra"
     extra.mkdir()
