@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import msgspec
-
 from blixard.base.errors import BlixardError
 from blixard.cluster.facade import Cluster
 from blixard.ports.environment import Environment
@@ -138,8 +136,3 @@ class Reconciler:
         if view is None:
             raise BlixardError("NETWORK_FAILED", f"network {name!r} is not known on this node yet")
         return view.gateway, int(view.cidr.rpartition("/")[2]), view.mtu
-
-
-def decode_assignment(data: bytes) -> list[Assignment]:
-    """Return the assignments of a view as it travels between nodes."""
-    return msgspec.msgpack.decode(data, type=list[Assignment])

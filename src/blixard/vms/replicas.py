@@ -44,12 +44,6 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
         return self.node_lost and not self.spec.fenced and not self.spec.persistent
 
 
-class VMPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What one pass wants for one VM."""
-
-    ops: list[Operation]
-
-
 def decode_member(resource: Resource, store: Store) -> Member:
     """Return the instance with the state of its node."""
     spec = msgspec.convert(resource.spec, InstanceSpec)
