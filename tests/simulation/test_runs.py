@@ -8,7 +8,7 @@ import sys
 import pytest
 from tests.simulation.mutants import NODE_MUTANTS, RAFT_MUTANTS
 
-from blixard.simulation.faults import Fault, Plan
+from blixard.simulation.planning import Fault, Plan
 from blixard.simulation.run import Options, Simulation, simulate
 
 pytestmark = pytest.mark.simulation

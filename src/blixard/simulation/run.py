@@ -9,12 +9,13 @@ from collections.abc import Callable
 
 import msgspec
 
-from blixard.consensus.config import RaftConfig
 from blixard.simulation.cluster import App, Factory, RaftApp
-from blixard.simulation.faults import Injector, Plan, draw_plan
-from blixard.simulation.loop import LivelockError, Mode
+from blixard.simulation.faults import Injector
+from blixard.simulation.knobs import Knobs, draw_knobs
+from blixard.simulation.loop import LivelockError
 from blixard.simulation.observed import Watch, watch_votes
 from blixard.simulation.oracles import Oracles
+from blixard.simulation.planning import Plan, draw_plan
 from blixard.simulation.streams import Streams
 from blixard.simulation.whole import NodeApp
 from blixard.simulation.workload import Client, History, Operator, check_final
@@ -71,38 +72,34 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Simulation:
-    """The state of one run."""
+    """The state of one run; *plan* and *knobs* are drawn from the seed if they are not given."""
 
     def __init__(
-        self, options: Options, *, factory: Factory | None = None, plan: Plan | None = None
+        self,
+        options: Options,
+        *,
+        factory: Factory | None = None,
+        plan: Plan | None = None,
+        knobs: Knobs | None = None,
     ) -> None:
         self.options = options
-        streams = Streams(options.seed)
-        knobs = streams.get("knobs")
-        self.mode: Mode = knobs.choice(("fifo", "random"))
+        self.knobs = knobs or draw_knobs(Streams(options.seed).get("knobs"))
         self.oracles = Oracles()
         self.world = World(
-            options.seed, options.nodes, mode=self.mode, observer=self.oracles,
+            options.seed, options.nodes, mode=self.knobs.mode, observer=self.oracles,
             max_steps=_MAX_STEPS,
         )  # fmt: skip
         self.world.on_fatal = self.world.loop.stop
         self.oracles.now_ns = self.world.now_ns
         self.oracles.on_violation = self.world.loop.stop
         self.watch = Watch(self.world, self.oracles)
-        self.config = RaftConfig(
-            snapshot_entries=knobs.choice((50, 100, 500, 10_000)),
-            trailing_entries=knobs.choice((0, 10, 100)),
-            segment_bytes=knobs.choice((16 << 10, 256 << 10, 16 << 20)),
-            max_message_bytes=knobs.choice((4 << 10, 512 << 10)),
-            reserve_bytes=4096,
-        )
         app = NodeApp if options.node else RaftApp
-        self.factory = factory or functools.partial(app, config=self.config)
+        self.factory = factory or functools.partial(app, config=self.knobs.raft)
         self.apps: dict[int, App] = {}
         self.history = History()
         self.clients: list[Client] = []
         self.operator: Operator | None = None
-        self._plan = plan
+        self.plan = plan
         self.injector: Injector | None = None
 
     # hosts
@@ -191,13 +188,13 @@ class Simulation:
             env.spawn(self.operator.run(), name="operator")
         now_ms = self.world.loop.now_ns // 1_000_000
         heal_ms = max(now_ms + 1_000, int(end_ns * 0.75) // 1_000_000)
-        plan = self._plan or draw_plan(
+        plan = self.plan or draw_plan(
             self.world.streams.get("faults"),
             nodes=self.options.nodes,
             begin_ms=now_ms + 500,
             heal_at_ms=heal_ms,
         )
-        self._plan = plan
+        self.plan = plan
         self.injector = Injector(self.world, plan, self.start)
         self.injector.schedule()
         return plan.heal_at_ms * 1_000_000
@@ -275,7 +272,7 @@ class Simulation:
             trace_hash=world.trace.digest(),
             violations=tuple(violations),
             replay=self.options.command(),
-            mode=self.mode,
+            mode=self.knobs.mode,
             callbacks=world.loop.steps,
             events=world.trace.count,
             writes=self.history.writes,
