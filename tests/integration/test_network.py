@@ -15,6 +15,20 @@ pytestmark = [
 ]
 HERE = pathlib.Path(__file__).parent
 BRIDGE = "blxtestbr"
+CLIENT = "blxtest-c"
+MAC, IP = "02:2a:0a:2a:00:03", "10.42.0.3"
+# Binds, says where, asks if there is whom, and prints what comes and from where.
+ASK = """
+import socket, sys
+own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+own.settimeout(5)
+own.bind(("10.99.0.20", 5353))
+print("bound", flush=True)
+if len(sys.argv) > 1:
+    own.sendto(b"who am I", (sys.argv[1], 53))
+text, sender = own.recvfrom(100)
+print(text.decode(), *sender)
+"""
 
 
 def sh(command: str) -> str:
@@ -44,6 +58,44 @@ def nodes():
                 with contextlib.suppress(subprocess.CalledProcessError):
                     sh(command)
         sh(f"ip link del {BRIDGE}")
+
+
+@pytest.fixture
+def client(nodes):
+    """A machine outside; its way to the guests is the first node."""
+    try:
+        sh(f"ip netns add {CLIENT}")
+        sh(f"ip link add blxtestvc type veth peer name eth0 netns {CLIENT}")
+        sh(f"ip link set blxtestvc master {BRIDGE} up")
+        sh(f"ip -n {CLIENT} addr add 10.99.0.20/24 dev eth0")
+        sh(f"ip -n {CLIENT} link set eth0 up")
+        sh(f"ip -n {CLIENT} route add 10.42.0.0/16 via 10.99.0.11")
+        yield CLIENT
+    finally:
+        for command in ("ip link del blxtestvc", f"ip netns del {CLIENT}"):
+            with contextlib.suppress(subprocess.CalledProcessError):
+                sh(command)
+
+
+@contextlib.contextmanager
+def running(namespace, *command):
+    """Run a Python program in a namespace until the block ends; it has said its first line."""
+    process = subprocess.Popen(
+        ["ip", "netns", "exec", namespace, sys.executable, *command],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        process.stdout.readline()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def guest(nodes, *words):
+    tap = act(nodes, 2, "tap")["taps"]["instance2"]
+    return running(nodes[1], str(HERE / "network_guest.py"), tap, MAC, IP, *words)
 
 
 def act(nodes, own, action):
@@ -86,3 +138,24 @@ def test_cleaning_up_leaves_nothing(nodes):
     act(nodes, 1, "clean")
     assert "blx" not in sh(f"ip -n {nodes[0]} -o link show")
     assert "masquerade" not in sh(f"ip netns exec {nodes[0]} nft list ruleset")
+
+
+def test_an_answer_by_another_node_comes_from_the_guest(nodes, client):
+    act(nodes, 1, "tap")
+    with guest(nodes, "answer"), running(client, "-c", ASK, IP) as asking:
+        said = asking.communicate(timeout=20)[0]
+    # The guest saw the client's own address, and the client the guest's.
+    assert said.split() == ["10.99.0.20", IP, "53"]
+
+
+def test_a_guest_speaks_for_itself_alone(nodes, client):
+    act(nodes, 1, "tap")
+    with running(client, "-c", ASK) as listening:
+        with guest(nodes, "lie", "10.99.0.20", "5353") as lying:
+            lying.wait(20)
+        said = listening.communicate(timeout=20)[0]
+    # What it sends of its own accord leaves with its node's address; the lies came first.
+    assert said.split()[:2] == ["honest", "10.99.0.12"]
+    rules = sh(f"ip netns exec {nodes[1]} nft list chain bridge blixard arriving")
+    dropped = int(rules.partition("counter packets ")[2].split()[0])
+    assert dropped >= 3

@@ -40,7 +40,7 @@ class NetworkBackend(Protocol):
     """Makes the kernel match; every call may be repeated."""
 
     async def apply(self, networks: tuple[NetworkView, ...]) -> None:
-        """Make bridges, overlay, forwarding entries and NAT match.
+        """Make bridges, overlay, forwarding entries, NAT and filters match.
 
         Raises BlixardError NETWORK_FAILED.
         """

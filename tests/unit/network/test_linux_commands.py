@@ -61,7 +61,3 @@ def test_a_guest_that_moves_here_leaves_the_overlay():
 def test_names_fit_the_kernel():
     assert len(c.tap_name("01M7YBSNFXWRWE3ZMMY7H2YBGW")) <= 15
     assert len(c.bridge_name(16_777_215)) <= 15
-
-
-def test_only_what_leaves_the_pool_is_translated():
-    assert "ip saddr 10.42.0.0/16 ip daddr != 10.42.0.0/16 masquerade" in c.nat_rules((VIEW,))

@@ -14,6 +14,7 @@ from typing import Any
 
 from blixard.base.errors import BlixardError
 from blixard.network.linux import commands as c
+from blixard.network.linux import filters
 from blixard.ports.network import NetworkView
 
 COMMAND_S = 10.0
@@ -35,10 +36,11 @@ class LinuxNetwork:
         self._views: dict[str, NetworkView] = {}
         self._set: set[c.Entry] | None = None
         self._taps: dict[str, str] | None = None
+        self._guest_rules = ""
         self._lock = asyncio.Lock()
 
     async def apply(self, networks: tuple[NetworkView, ...]) -> None:
-        """Make bridges, overlay, forwarding entries and NAT match."""
+        """Make bridges, overlay, forwarding entries, NAT and filters match."""
         async with self._lock:
             unread = self._set is None
             if unread:
@@ -88,7 +90,7 @@ class LinuxNetwork:
         await self._batch("ip", [f"link del {name}" for name in stale])
         # Entries went with the devices: of bridges, overlays, and of taps that lost their bridge.
         self._set = await self._read_entries()
-        await self._run(["nft", "-f", "-"], c.nat_rules(networks))
+        await self._run(["nft", "-f", "-"], filters.nat_rules(networks))
 
     async def _rejoin(self, view: NetworkView) -> None:
         """Put existing taps of the network's instances into its bridge, again or at last."""
@@ -100,7 +102,18 @@ class LinuxNetwork:
         )
         await self._batch("bridge", [c.port_flags(tap, overlay=False) for tap in taps])
 
+    async def _set_guest_rules(self) -> None:
+        """Say what guests may send; the first time, in place of what an earlier daemon said."""
+        rules = filters.guest_rules(tuple(self._views.values()), self._taps or {})
+        if rules == self._guest_rules:
+            return
+        before = "" if self._guest_rules else filters.REMOVE_GUESTS
+        await self._run(["nft", "-f", "-"], before + rules)
+        self._guest_rules = rules
+
     async def _set_entries(self) -> None:
+        # Nothing reaches a tap, or comes from it, that the rules do not know.
+        await self._set_guest_rules()
         wanted: set[c.Entry] = set()
         for view in self._views.values():
             wanted |= c.entries(view, self._own_uid, self._taps or {})
@@ -165,14 +178,14 @@ class LinuxNetwork:
             return False
 
     async def cleanup(self) -> None:
-        """Remove every device of ours and the NAT table."""
+        """Remove every device and table of ours."""
         async with self._lock:
             names = [link["ifname"] for link in await self._links()]
             ours = [n for n in names if n.startswith(c.PREFIX)]
             script = "".join(f"link del {name}\n" for name in ours)
             await self._run(["ip", "-force", "-batch", "-"], script, check=False)
-            await self._run(["nft", "-f", "-"], "table ip blixard\ndelete table ip blixard\n")
-            self._views, self._set, self._taps = {}, None, None
+            await self._run(["nft", "-f", "-"], filters.REMOVE_NAT + filters.REMOVE_GUESTS)
+            self._views, self._set, self._taps, self._guest_rules = {}, None, None, ""
 
     # -- reading back --
 

@@ -1,4 +1,4 @@
-"""Batches for ``ip``, ``bridge`` and ``nft``: what to say to the kernel, as text; pure.
+"""Batches for ``ip`` and ``bridge``: what to say to the kernel, as text; pure.
 
 Every choice has its reason in the kernel's behaviour: a bridge without a fixed MAC changes it with
 its ports and flushes every neighbour; learning moves static entries; in the bridge's own table
@@ -143,25 +143,6 @@ def entry_lines(add: set[Entry], remove: set[Entry]) -> tuple[list[str], list[st
 
 def _untargeted(entry: Entry) -> Entry:
     return Entry(entry.table, entry.device, entry.key)
-
-
-def nat_rules(views: tuple[NetworkView, ...]) -> str:
-    """Return the whole table: traffic that leaves a pool gets the node's address.
-
-    What came in by another node's overlay leaves here as an answer to a connection that this node
-    never saw begin: only a connection's first packet may get the node's address.
-    """
-    answers = "tcp flags & (fin | syn | rst | ack) != syn accept"
-    rules = "\n".join(
-        f"    ip saddr {view.cidr} {answers}\n"
-        f"    ip saddr {view.cidr} ip daddr != {view.cidr} masquerade"
-        for view in views
-    )
-    return (
-        "table ip blixard\ndelete table ip blixard\ntable ip blixard {\n"
-        "  chain leaving {\n    type nat hook postrouting priority srcnat; policy accept;\n"
-        f"{rules}\n  }}\n}}\n"
-    )
 
 
 def _prefix(cidr: str) -> int:
