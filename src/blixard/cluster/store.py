@@ -100,6 +100,11 @@ class Store:
         """Return the revision of the last change of each kind."""
         return tuple(self._maps.revisions.get(kind, 0) for kind in kinds)
 
+    def same(self, other: Store, kinds: Iterable[str]) -> bool:
+        """Tell whether both hold the very same objects of those kinds (no is always safe)."""
+        mine, theirs = self._maps.kinds, other._maps.kinds
+        return all(mine.get(kind) is theirs.get(kind) for kind in kinds)
+
     def everything(self) -> Iterator[Resource]:
         """Yield every object, sorted by kind, namespace and name."""
         for kind in sorted(self._maps.kinds):

@@ -16,42 +16,50 @@ def underlay(node: Resource) -> str:
     return str(node.spec.get("address", "")).rpartition(":")[0]
 
 
-def network_views(store: Store, node_uid: str) -> tuple[NetworkView, ...]:
-    """Return every network as the node must set it, in order of name."""
-    nodes = {node.metadata.uid: node for node in store.list("Node")}
-    others = {underlay(n) for uid, n in nodes.items() if uid != node_uid}
-    peers = tuple(sorted(others - {""}))
-    return tuple(
-        _view(network, nodes, peers, store.list("Instance")) for network in store.list("Network")
-    )
+class NetworkMap:
+    """All networks of one state: what every node has in common is worked out once."""
 
-
-def _view(
-    network: Resource,
-    nodes: dict[str, Resource],
-    peers: tuple[str, ...],
-    instances: list[Resource],
-) -> NetworkView:
-    spec = msgspec.convert(network.spec, NetworkSpec)
-    endpoints = [
-        Endpoint(
-            instance_uid=instance.metadata.uid,
-            mac=instance.spec["mac"],
-            ip=instance.spec["ip"],
-            node_uid=instance.spec["node"],
-            node_address=underlay(nodes[instance.spec["node"]]),
+    def __init__(self, store: Store) -> None:
+        nodes = {node.metadata.uid: node for node in store.list("Node")}
+        self._underlays = {uid: underlay(node) for uid, node in nodes.items()}
+        endpoints: dict[str, list[Endpoint]] = {}
+        for instance in store.list("Instance"):
+            spec = instance.spec
+            node_uid = spec.get("node", "")
+            if spec.get("ip") and node_uid in nodes:
+                endpoint = Endpoint(
+                    instance_uid=instance.metadata.uid,
+                    mac=spec["mac"],
+                    ip=spec["ip"],
+                    node_uid=node_uid,
+                    node_address=self._underlays[node_uid],
+                )
+                endpoints.setdefault(spec.get("network", ""), []).append(endpoint)
+        self._networks = tuple(
+            _view(network, endpoints.get(network.metadata.name, []))
+            for network in store.list("Network")
         )
-        for instance in instances
-        if instance.spec.get("network") == network.metadata.name
-        and instance.spec.get("ip")
-        and instance.spec.get("node") in nodes
-    ]
+
+    @property
+    def common(self) -> tuple[NetworkView, ...]:
+        """The networks without the peers, which alone differ from node to node."""
+        return self._networks
+
+    def seen_by(self, node_uid: str) -> tuple[NetworkView, ...]:
+        """Return every network as the node must set it, in order of name."""
+        others = {address for uid, address in self._underlays.items() if uid != node_uid}
+        peers = tuple(sorted(others - {""}))
+        return tuple(msgspec.structs.replace(view, peers=peers) for view in self._networks)
+
+
+def _view(network: Resource, endpoints: list[Endpoint]) -> NetworkView:
+    spec = msgspec.convert(network.spec, NetworkSpec)
     return NetworkView(
         name=network.metadata.name,
         vni=spec.vni,
         cidr=spec.cidr,
         gateway=gateway_of(spec.cidr),
         mtu=spec.mtu,
-        peers=peers,
+        peers=(),
         endpoints=tuple(sorted(endpoints, key=lambda e: e.instance_uid)),
     )

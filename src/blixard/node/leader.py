@@ -18,7 +18,7 @@ from blixard.cluster.resources import Operation, PatchStatus, Resource
 from blixard.consensus.node import RaftNode
 from blixard.node import messages as m
 from blixard.node.events import event_ops, instance_event, node_event
-from blixard.node.views import may_start, node_view
+from blixard.node.views import ClusterView, may_start
 from blixard.ports.environment import Environment
 
 COMMIT_S = 5.0
@@ -40,6 +40,7 @@ class LeaderDuties:
         self._term = 0
         self._leases = LeaderLeases(config, 0.0)
         self._changed = asyncio.Event()
+        self._shown: ClusterView | None = None
 
     # -- terms --
 
@@ -101,22 +102,27 @@ class LeaderDuties:
         while True:
             term = self.lead()
             changed = self._changed
-            view = self._view(uid)
-            if view.digest != request.have:
+            node = self._node(uid)
+            if self._view().digest(node) != request.have:
                 await self._confirm(term)
-                return m.encode(self._view(uid))
+                return m.encode(self._view().of(self._node(uid)))
             remaining_s = deadline_s - _now()
             if remaining_s <= 0:
-                return m.encode(m.NodeView(request.have, view.epoch, view.revision))
+                epoch, revision = int(node.status.get("epoch", 0)), self._cluster.store.revision
+                return m.encode(m.NodeView(request.have, epoch, revision))
             try:
                 async with asyncio.timeout(remaining_s):
                     await changed.wait()
             except TimeoutError:
                 continue
 
-    def _view(self, uid: str) -> m.NodeView:
+    def _view(self) -> ClusterView:
+        """Return the duties of all nodes, worked out once per state."""
         voters = {i for i, member in self._raft.members.items() if not member.learner}
-        return node_view(self._cluster.store, self._node(uid), voters)
+        store, view = self._cluster.store, self._shown
+        if view is None or not view.describes(store, voters):
+            self._shown = view = ClusterView(store, voters, view)
+        return view
 
     async def report(self, uid: str, payload: bytes) -> bytes:
         """Commit a batch of statuses; apply refuses those of an older epoch or run."""

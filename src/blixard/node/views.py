@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import msgspec
 
 from blixard.cluster.resources import Resource
 from blixard.cluster.store import Store
-from blixard.network.views import network_views
+from blixard.network.views import NetworkMap
 from blixard.node.messages import NodeView, Peer
 from blixard.vms.reconcile import Assignment
 from blixard.vms.spec import InstanceSpec
@@ -29,35 +30,93 @@ def peers_of(store: Store, voters: set[int]) -> tuple[Peer, ...]:
     )
 
 
-def assignments_of(store: Store, node_uid: str) -> tuple[Assignment, ...]:
-    """Return the instances given to a node, in order of their uid."""
-    return tuple(
-        Assignment(
-            uid=instance.metadata.uid,
-            namespace=instance.metadata.namespace,
-            name=instance.metadata.name,
-            spec=msgspec.convert(instance.spec, InstanceSpec),
+Specs = dict[str, tuple[dict[str, Any], InstanceSpec]]
+
+
+class ClusterView:
+    """The duties of all nodes in one state.
+
+    A change of the state wakes every node's question: what they have in common (who is where) is
+    worked out and hashed once, not once per node.
+    """
+
+    def __init__(self, store: Store, voters: set[int], before: ClusterView | None = None) -> None:
+        self._store = store
+        self.voters = voters
+        self._specs: Specs = _specs(store, before._specs if before is not None else {})
+        self._given: dict[str, list[Assignment]] = {}
+        for instance in sorted(store.list("Instance"), key=lambda i: i.metadata.uid):
+            spec = self._specs[instance.metadata.uid][1]
+            self._given.setdefault(spec.node, []).append(
+                Assignment(
+                    uid=instance.metadata.uid,
+                    namespace=instance.metadata.namespace,
+                    name=instance.metadata.name,
+                    spec=spec,
+                )
+            )
+        self._networks = NetworkMap(store)
+        self._peers = peers_of(store, voters)
+        self._common = _digest((self._networks.common, self._peers))
+        self._digests: dict[str, str] = {}
+
+    def describes(self, store: Store, voters: set[int]) -> bool:
+        """Tell whether nothing that a node is told differs in *store*; statuses may."""
+        if self.voters != voters or not self._store.same(store, ("Node", "Network")):
+            return False
+        if not self._store.same(store, ("Instance",)):
+            if not _same_specs(self._specs, store.list("Instance")):
+                return False
+            self._store = store
+        return True
+
+    def digest(self, node: Resource) -> str:
+        """Return what changes only when the duties of *node* do."""
+        uid = node.metadata.uid
+        if uid not in self._digests:
+            epoch = int(node.status.get("epoch", 0))
+            given = self._given.get(uid, [])
+            self._digests[uid] = _digest((self._common, uid, epoch, given))
+        return self._digests[uid]
+
+    def of(self, node: Resource) -> NodeView:
+        """Return the duties of *node*, assignments in order of uid."""
+        uid = node.metadata.uid
+        return NodeView(
+            digest=self.digest(node),
+            epoch=int(node.status.get("epoch", 0)),
+            revision=self._store.revision,
+            assignments=tuple(self._given.get(uid, ())),
+            networks=self._networks.seen_by(uid),
+            peers=self._peers,
         )
-        for instance in sorted(store.list("Instance"), key=lambda i: i.metadata.uid)
-        if instance.spec.get("node") == node_uid
+
+
+def _specs(store: Store, known: Specs) -> Specs:
+    """Decode the instances' specs; a change of status leaves the very same document."""
+    specs: Specs = {}
+    for instance in store.list("Instance"):
+        uid, document = instance.metadata.uid, instance.spec
+        old = known.get(uid)
+        if old is not None and old[0] is document:
+            specs[uid] = old
+        else:
+            specs[uid] = (document, msgspec.convert(document, InstanceSpec))
+    return specs
+
+
+def _same_specs(specs: Specs, instances: list[Resource]) -> bool:
+    if len(specs) != len(instances):
+        return False
+    known = (specs.get(instance.metadata.uid) for instance in instances)
+    return all(
+        old is not None and old[0] is instance.spec
+        for old, instance in zip(known, instances, strict=True)
     )
 
 
-def node_view(store: Store, node: Resource, voters: set[int]) -> NodeView:
-    """Return the duties of *node* with a digest that changes only when they do."""
-    epoch = int(node.status.get("epoch", 0))
-    assignments = assignments_of(store, node.metadata.uid)
-    networks = network_views(store, node.metadata.uid)
-    peers = peers_of(store, voters)
-    body = msgspec.msgpack.encode((epoch, assignments, networks, peers))
-    return NodeView(
-        digest=hashlib.blake2b(body, digest_size=16).hexdigest(),
-        epoch=epoch,
-        revision=store.revision,
-        assignments=assignments,
-        networks=networks,
-        peers=peers,
-    )
+def _digest(value: object) -> str:
+    return hashlib.blake2b(msgspec.msgpack.encode(value), digest_size=16).hexdigest()
 
 
 def may_start(store: Store, node_uid: str, *, uid: str, run: int, epoch: int) -> bool:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import msgspec
 
+VM_ROLE = "hypervisor"  # of nodes that run VMs; a node without any role named has it
+
 
 class NodeRoom(msgspec.Struct, frozen=True, kw_only=True):
     """One node as placement sees it; free amounts are after overcommit and reservations.
 
-    ``same_group`` counts instances of the same VM there, ``groups`` the anti-affinity groups
-    present there.
+    ``runs_vms``: it has the role for it. ``same_group`` counts instances of the same VM there,
+    ``groups`` the anti-affinity groups present there.
     """
 
     uid: str
     name: str
     ready: bool
     schedulable: bool
+    runs_vms: bool = True
     free_vcpus: float
     free_memory_mib: int
     total_memory_mib: int
@@ -49,6 +52,8 @@ def refusal(request: PlacementRequest, room: NodeRoom) -> str:
         return "not ready"
     if not room.schedulable:
         return "not schedulable"
+    if not room.runs_vms:
+        return f"without the role {VM_ROLE}"
     for key, value in sorted(request.node_selector.items()):
         if room.labels.get(key) != value:
             return f"label {key} is {room.labels.get(key, 'absent')}, not {value}"
@@ -71,11 +76,11 @@ def _rank(room: NodeRoom) -> tuple[int, float, int, str]:
 def choose(request: PlacementRequest, rooms: list[NodeRoom]) -> Choice:
     """Return the node with the fewest instances of the same VM, then the least memory in use."""
     refused = {room.name: refusal(request, room) for room in rooms}
-    fitting = sorted((room for room in rooms if not refused[room.name]), key=_rank)
+    fitting = [room for room in rooms if not refused[room.name]]
     refused = {name: reason for name, reason in sorted(refused.items()) if reason}
     if not fitting:
         return Choice(node=None, why=_nowhere(refused), refused=refused)
-    best = fitting[0]
+    best = min(fitting, key=_rank)
     used_percent = 100 * (1 - best.free_memory_mib / max(1, best.total_memory_mib))
     why = (
         f"{len(fitting)} of {len(rooms)} nodes fit; {best.name} has {best.same_group} other "

@@ -13,6 +13,7 @@ from blixard.ports.hypervisor import Hypervisor
 from blixard.ports.network import NetworkBackend, NetworkView
 from blixard.vms.reconcile import Assignment
 from blixard.vms.replicas import ReplicaPlanner
+from blixard.vms.settled import Settled
 from blixard.vms.spec import InstanceStatus
 from blixard.vms.worker import Authority, Tools, Worker
 
@@ -26,10 +27,11 @@ class ReplicaController:
     def __init__(self, env: Environment, cluster: Cluster) -> None:
         self._env = env
         self._cluster = cluster
+        self._settled = Settled()
 
     async def one_pass(self, term: int) -> int:
         """Plan and commit once; return how many operations were committed."""
-        planner = ReplicaPlanner(self._cluster.store, self._env.new_id, self._env.wall_time_ms())
+        planner = ReplicaPlanner(self._cluster.store, self._env.new_id, self._settled)
         ops = planner.plan()
         if not ops:
             return 0

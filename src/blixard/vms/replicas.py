@@ -23,9 +23,11 @@ from blixard.network.addresses import AddressPlan
 from blixard.placement.choice import Choice, PlacementRequest, choose
 from blixard.ports.guests import GuestRecipe
 from blixard.vms.rooms import Rooms
+from blixard.vms.settled import Settled
 from blixard.vms.spec import InstanceSpec, InstanceStatus, VMSpec, is_fenced
 
-OPS_MAX = 200  # one pass proposes at most this many operations; the rest waits for the next
+OPS_MAX = 200  # a pass begins nothing more after this many operations; the rest waits
+BYTES_MAX = 256 * 1024  # or after this many bytes: recipes may be large, a command is bounded
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,10 +62,14 @@ def decode_member(resource: Resource, store: Store) -> Member:
 class ReplicaPlanner:
     """One pass over the VMs of a store; reservations made earlier in the pass count."""
 
-    def __init__(self, store: Store, new_uid: Callable[[], str], now_ms: int) -> None:
+    def __init__(
+        self, store: Store, new_uid: Callable[[], str], settled: Settled | None = None
+    ) -> None:
         self.store = store
-        self.now_ms = now_ms
         self._new_uid = new_uid
+        self._settled = settled if settled is not None else Settled()
+        self._bytes = 0
+        self._waits = False  # for room or an address, which others may free
         self._rooms: Rooms | None = None
         self._addresses: AddressPlan | None = None
         self._disturbed: set[str] = set()
@@ -83,21 +89,33 @@ class ReplicaPlanner:
             self._addresses = AddressPlan(self.store)
         return self._addresses
 
+    @property
+    def full(self) -> bool:
+        """Tell whether the pass holds as much as one command should."""
+        return len(self.ops) >= OPS_MAX or self._bytes >= BYTES_MAX
+
     def plan(self) -> list[Operation]:
-        """Return the operations that bring the instances closer to the VMs, OPS_MAX at most."""
-        for resource in self.store.list("VM"):
-            if len(self.ops) >= OPS_MAX:
+        """Return operations that bring the instances closer to the VMs; empty: all is as wanted.
+
+        VMs that were as wanted at the last look, and of which nothing changed, are passed over.
+        """
+        self._settled.look(self.store)
+        for vm in self.store.list("VM"):
+            if self.full:
                 break
-            self._plan_vm(resource)
+            instances = [r for r in self.store.owned_by(vm.metadata.uid) if r.kind == "Instance"]
+            facts = (vm, *instances)
+            if self._settled.is_settled(vm.metadata.uid, facts):
+                continue
+            before, self._waits = len(self.ops), False
+            self._plan_vm(vm, instances)
+            if len(self.ops) == before and not self._waits:
+                self._settled.add(vm.metadata.uid, facts)
         return self.ops
 
-    def _plan_vm(self, vm: Resource) -> None:
+    def _plan_vm(self, vm: Resource, instances: list[Resource]) -> None:
         spec = msgspec.convert(vm.spec, VMSpec)
-        members = [
-            decode_member(r, self.store)
-            for r in self.store.owned_by(vm.metadata.uid)
-            if r.kind == "Instance"
-        ]
+        members = [decode_member(instance, self.store) for instance in instances]
         members.sort(key=lambda m: m.spec.ordinal)
         recipe, problem = self._recipe(vm, spec)
         if recipe is not None:
@@ -105,8 +123,12 @@ class ReplicaPlanner:
             alive = [m for m in members if not m.kept_away]
             alive = self._remove_surplus(spec, alive)
             for member in alive:
+                if self.full:
+                    return
                 self._plan_member(vm, spec, recipe, member, alive)
             for ordinal in _free_ordinals(members, spec.replicas - len(alive)):
+                if self.full:
+                    return
                 self._create(vm, spec, recipe, ordinal)
             for member in members:
                 if member.kept_away or (member.node_lost and member.spec.persistent):
@@ -250,6 +272,7 @@ class ReplicaPlanner:
         )
         choice = choose(request, self.rooms.seen_by(vm.metadata.uid))
         if choice.node is None:
+            self._waits = True
             return choice, None
         self.rooms.reserve(choice.node.uid, vm.metadata.uid, request)
         return choice, msgspec.structs.replace(
@@ -285,7 +308,7 @@ class ReplicaPlanner:
             if placed is None:
                 status = InstanceStatus(reason=choice.why)
             wanted = placed or wanted
-        self.ops.append(
+        self._add(
             Put(
                 kind="Instance",
                 namespace=vm.metadata.namespace,
@@ -300,12 +323,13 @@ class ReplicaPlanner:
         )
 
     def _report_uncreated(self, vm: Resource, why: str) -> None:
+        self._waits = True
         if vm.status.get("message") != why:
             self._patch(vm, {"message": why})
 
     def _put(self, resource: Resource, spec: InstanceSpec) -> None:
         meta = resource.metadata
-        self.ops.append(
+        self._add(
             Put(
                 kind="Instance",
                 namespace=meta.namespace,
@@ -320,7 +344,7 @@ class ReplicaPlanner:
 
     def _delete(self, member: Member) -> None:
         meta = member.resource.metadata
-        self.ops.append(
+        self._add(
             Delete(
                 kind="Instance",
                 namespace=meta.namespace,
@@ -330,6 +354,10 @@ class ReplicaPlanner:
             )
         )
 
+    def _add(self, op: Operation) -> None:
+        self.ops.append(op)
+        self._bytes += len(msgspec.msgpack.encode(op))
+
     def _set_status(self, member: Member, *, phase: str, ready: bool, reason: str) -> None:
         new = {"phase": phase, "ready": ready, "reason": reason}
         old = member.resource.status
@@ -338,7 +366,7 @@ class ReplicaPlanner:
 
     def _patch(self, resource: Resource, status: dict[str, object]) -> None:
         meta = resource.metadata
-        self.ops.append(
+        self._add(
             PatchStatus(
                 kind=resource.kind,
                 namespace=meta.namespace,

@@ -6,7 +6,7 @@ import msgspec
 
 from blixard.cluster.resources import Resource
 from blixard.cluster.store import Store
-from blixard.placement.choice import NodeRoom, PlacementRequest
+from blixard.placement.choice import VM_ROLE, NodeRoom, PlacementRequest
 
 
 class _Use(msgspec.Struct):
@@ -24,9 +24,11 @@ class Rooms:
         self._overcommit_vcpus = float(spec.get("overcommitVcpus", 4.0))
         self._overcommit_memory = float(spec.get("overcommitMemory", 1.0))
         self._nodes = {n.metadata.uid: n for n in store.list("Node")}
+        self._order = sorted(self._nodes)
         self._use = {uid: _Use() for uid in self._nodes}
         self._of_owner: dict[tuple[str, str], int] = {}
         self._groups: dict[str, list[str]] = {}
+        self._seen: dict[str, NodeRoom] = {}
         groups = {vm.metadata.uid: _group(vm) for vm in store.list("VM")}
         for instance in store.list("Instance"):
             spec = instance.spec
@@ -38,6 +40,7 @@ class Rooms:
                     self._groups.setdefault(node, []).append(groups[owner])
 
     def _count(self, node: str, owner: str, vcpus: int, memory_mib: int) -> None:
+        self._seen.pop(node, None)
         use = self._use[node]
         use.vcpus += vcpus
         use.memory_mib += memory_mib
@@ -55,12 +58,18 @@ class Rooms:
             self._groups.setdefault(node_uid, []).append(request.anti_affinity_group)
 
     def seen_by(self, owner: str) -> list[NodeRoom]:
-        """Return all nodes as the VM *owner* sees them."""
-        return [self._room(uid, node, owner) for uid, node in sorted(self._nodes.items())]
+        """Return all nodes as the VM *owner* sees them, in order of uid."""
+        return [self._room(uid, self._of_owner.get((uid, owner), 0)) for uid in self._order]
 
-    def _room(self, uid: str, node: Resource, owner: str) -> NodeRoom:
+    def _room(self, uid: str, same_group: int) -> NodeRoom:
+        room = self._seen.get(uid)
+        if room is None:
+            self._seen[uid] = room = self._measured(uid)
+        return msgspec.structs.replace(room, same_group=same_group) if same_group else room
+
+    def _measured(self, uid: str) -> NodeRoom:
+        node, use = self._nodes[uid], self._use[uid]
         capacity = node.spec.get("capacity", {})
-        use = self._use[uid]
         memory = int(capacity.get("memoryMib", 0) * self._overcommit_memory)
         return NodeRoom(
             uid=uid,
@@ -68,11 +77,11 @@ class Rooms:
             ready=node.status.get("state") == "Ready",
             schedulable=bool(node.spec.get("schedulable", True))
             and not node.status.get("removing"),
+            runs_vms=not node.spec.get("roles") or VM_ROLE in node.spec["roles"],
             free_vcpus=capacity.get("vcpus", 0) * self._overcommit_vcpus - use.vcpus,
             free_memory_mib=memory - use.memory_mib,
             total_memory_mib=memory,
             free_slots=int(node.spec.get("maxVms", 100)) - use.instances,
-            same_group=self._of_owner.get((uid, owner), 0),
             instances=use.instances,
             groups=tuple(self._groups.get(uid, ())),
             labels={**node.metadata.labels, **node.spec.get("labels", {})},

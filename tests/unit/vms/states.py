@@ -11,6 +11,7 @@ from blixard.cluster.resources import Operation, PatchStatus, Put, Transaction
 from blixard.node.founding import Founding, NodeFacts, founding_ops
 from blixard.node.kinds import all_kinds
 from blixard.vms.replicas import ReplicaPlanner
+from blixard.vms.settled import Settled
 
 START_MS = 1_700_000_000_000
 
@@ -21,6 +22,7 @@ class Cluster:
     def __init__(self, nodes: int = 3, vcpus: int = 4, memory_mib: int = 4096) -> None:
         self.machine = ClusterMachine(all_kinds())
         self._number = itertools.count(1)
+        self.settled = Settled()
         facts = NodeFacts(vcpus=vcpus, memory_mib=memory_mib)
         founding = Founding(trust_domain="t", facts=facts)
         self.commit(
@@ -92,7 +94,7 @@ class Cluster:
         self.commit(Put(kind="VM", namespace="default", name=name, spec=body, uid=self.uid()))
 
     def plan(self) -> int:
-        ops = ReplicaPlanner(self.store, self.uid, START_MS).plan()
+        ops = ReplicaPlanner(self.store, self.uid, self.settled).plan()
         if ops:
             self.commit(*ops)
         return len(ops)

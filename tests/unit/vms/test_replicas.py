@@ -3,6 +3,7 @@
 import pytest
 
 from blixard.cluster.resources import Delete, Put
+from blixard.vms.replicas import BYTES_MAX, OPS_MAX, ReplicaPlanner
 from tests.unit.vms.states import Cluster
 
 
@@ -182,3 +183,71 @@ def test_a_placed_instance_cannot_be_moved_while_it_may_run(cluster):
     outcome = cluster.apply(Put(kind="Instance", namespace="default", name="web-1", spec=moved))
     assert outcome.code == "INVARIANT"
     assert "may still run" in outcome.message
+
+
+def test_a_pass_is_bounded_whatever_one_vm_wants():
+    cluster = Cluster(nodes=10, vcpus=64, memory_mib=65536)
+    cluster.vm(replicas=600)
+    assert OPS_MAX <= cluster.plan() <= OPS_MAX + 2
+    cluster.settle()
+    assert len(cluster.instances()) == 600
+
+
+def test_large_recipes_fit_into_several_commands(cluster):
+    content = "x" * 100_000
+    cluster.vm(replicas=12, recipe={"files": [{"path": "/f", "content": content}]})
+    passes = 0
+    while cluster.plan():
+        passes += 1
+    assert passes >= 12 * len(content) // (BYTES_MAX + len(content))
+    assert len(cluster.instances()) == 12
+
+
+def test_only_what_changed_is_looked_at_again(cluster, monkeypatch):
+    for name in ("a", "b", "c"):
+        cluster.vm(name, replicas=2)
+    cluster.settle()
+    cluster.all_ready()
+    cluster.settle()
+    looked = []
+    plan_vm = ReplicaPlanner._plan_vm
+    monkeypatch.setattr(
+        ReplicaPlanner,
+        "_plan_vm",
+        lambda planner, vm, found: looked.append(vm.metadata.name) or plan_vm(planner, vm, found),
+    )
+    cluster.plan()
+    assert looked == []
+    cluster.report("b-1", phase="Running", ready=False)
+    cluster.plan()
+    assert looked == ["b"]
+    cluster.lose(nodes_of(cluster)["c-1"])
+    cluster.plan()
+    assert set(looked) == {"a", "b", "c"}
+
+
+def test_what_waits_for_room_is_placed_once_another_left():
+    cluster = Cluster(nodes=1, memory_mib=1024)
+    cluster.vm("first", memory=1024)
+    cluster.settle()
+    cluster.vm("second", memory=1024)
+    cluster.settle()
+    assert not cluster.instances()["second-1"]["node"]
+    cluster.commit(Delete(kind="VM", namespace="default", name="first"))
+    cluster.settle()
+    assert cluster.instances()["second-1"]["node"]
+
+
+def test_a_node_without_the_role_gets_no_vms(cluster):
+    for number in (1, 2, 3):
+        node = cluster.store.get("Node", "", f"node{number}")
+        roles = ["ceph-osd"] if number < 3 else ["hypervisor", "ceph-osd"]
+        cluster.commit(
+            Put(kind="Node", namespace="", name=f"node{number}", spec={**node.spec, "roles": roles})
+        )
+    cluster.vm(replicas=2)
+    cluster.vm("pinned", placement={"nodeSelector": {"a": "b"}})
+    cluster.settle()
+    assert {n for v, n in nodes_of(cluster).items() if v != "pinned-1"} == {"node3"}
+    reason = cluster.statuses()["pinned-1"]["reason"]
+    assert "2 nodes: without the role hypervisor" in reason
