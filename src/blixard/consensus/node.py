@@ -403,8 +403,7 @@ class RaftNode:
         if self._proposals.queue and not self._core.state()[6]:
             full = BlixardError("OVERLOADED", "too many bytes wait for a quorum")
             self._proposals.flush(self._core, why_not=full)
-        if self._reads.waiting:
-            self._reads.issue(self._core, asyncio.get_running_loop().time())
+        self._reads.issue(self._core, asyncio.get_running_loop().time())
 
     def _handle(self, ready: Ready) -> None:
         number, group, last_index, install, now, after, offers, committed, reads = ready

@@ -9,6 +9,8 @@ import msgspec
 
 from blixard.base.errors import BlixardError
 
+TOKENS_MAX = 8  # askings of one round whose answers are still taken
+
 
 class ReadEngine(Protocol):
     """The part of the engine that reads need."""
@@ -25,11 +27,12 @@ class Waiter(msgspec.Struct, eq=False):
     leader_only: bool
 
 
-class Round(msgspec.Struct):
-    """Callers that share one request."""
+class Round(msgspec.Struct, eq=False):
+    """Callers that share one question, and the tokens under which it was asked so far."""
 
     waiters: list[Waiter]
     issued_at: float
+    tokens: list[int]
 
 
 class Reads:
@@ -42,7 +45,8 @@ class Reads:
         self._next_token = 1
         self._count = 0
         self.waiting: list[Waiter] = []
-        self.rounds: dict[int, Round] = {}
+        self.rounds: list[Round] = []
+        self._asked: dict[int, Round] = {}
         self.confirmed: list[tuple[int, Waiter]] = []
 
     def add(self, waiter: Waiter, *, always: bool = False) -> None:
@@ -53,19 +57,42 @@ class Reads:
         self.waiting.append(waiter)
 
     def issue(self, engine: ReadEngine, now: float) -> None:
-        """Start a round for all who wait."""
-        if not self.waiting or len(self.rounds) >= self._max_rounds:
-            return
+        """Start a round for all who wait, and ask again where no answer came for long.
+
+        The answer to an earlier asking still counts: where round trips are longer than the
+        patience, no round would ever end otherwise.
+        """
+        for late in self.rounds:
+            if now - late.issued_at >= self._retry_s:
+                self._ask(engine, late, now)
+        if self.waiting and len(self.rounds) < self._max_rounds:
+            new = Round(self.waiting, now, [])
+            if self._ask(engine, new, now):
+                self.rounds.append(new)
+                self.waiting = []
+
+    def _ask(self, engine: ReadEngine, asked: Round, now: float) -> bool:
         token = self._next_token
         self._next_token += 1
-        if engine.read_index(token):
-            self.rounds[token] = Round(self.waiting, now)
-            self.waiting = []
+        if not engine.read_index(token):
+            return False
+        asked.issued_at = now
+        asked.tokens.append(token)
+        self._asked[token] = asked
+        if len(asked.tokens) > TOKENS_MAX:
+            del self._asked[asked.tokens.pop(0)]
+        return True
+
+    def _close(self, done: Round) -> None:
+        self.rounds.remove(done)
+        for token in done.tokens:
+            del self._asked[token]
 
     def confirm(self, token: int, index: int) -> None:
         """A quorum answered: the callers wait for *index* to be applied."""
-        done = self.rounds.pop(token, None)
+        done = self._asked.get(token)
         if done is not None:
+            self._close(done)
             self.confirmed += [(index, waiter) for waiter in done.waiters]
 
     def resolve(self, applied: int) -> None:
@@ -84,17 +111,18 @@ class Reads:
 
     def restart(self) -> None:
         """The term changed: open rounds are void, their callers wait for new ones."""
-        for open_round in self.rounds.values():
+        for open_round in self.rounds:
             self.waiting += open_round.waiters
         self.rounds.clear()
+        self._asked.clear()
 
     def tick(self, now: float) -> None:
-        """Give up on callers whose time is over, and on rounds that were not answered."""
-        for token in [t for t, r in self.rounds.items() if now - r.issued_at >= self._retry_s]:
-            self.waiting += self.rounds.pop(token).waiters
+        """Give up on callers whose time is over, and on rounds that nobody waits for."""
         self.waiting = [w for w in self.waiting if self._keep(w, now)]
-        for open_round in self.rounds.values():
+        for open_round in list(self.rounds):
             open_round.waiters = [w for w in open_round.waiters if self._keep(w, now)]
+            if not open_round.waiters:
+                self._close(open_round)
         self.confirmed = [(i, w) for i, w in self.confirmed if self._keep(w, now)]
 
     def _keep(self, waiter: Waiter, now: float) -> bool:
@@ -119,6 +147,6 @@ class Reads:
             return False
 
         self.waiting = [w for w in self.waiting if keep(w)]
-        for open_round in self.rounds.values():
+        for open_round in self.rounds:
             open_round.waiters = [w for w in open_round.waiters if keep(w)]
         self.confirmed = [(i, w) for i, w in self.confirmed if keep(w)]

@@ -69,12 +69,56 @@ def test_unanswered_round_is_asked_again_with_a_new_token() -> None:
         caller = waiter()
         reads.add(caller)
         reads.issue(engine, 0.0)
-        reads.tick(1.5)
+        reads.issue(engine, 0.9)
+        assert len(engine.tokens) == 1
         reads.issue(engine, 1.5)
         assert len(set(engine.tokens)) == 2
-        reads.confirm(engine.tokens[0], 1)
+        reads.confirm(engine.tokens[1], 1)
         reads.resolve(9)
-        assert not caller.future.done()
+        assert caller.future.result() == 9
+
+    run(scenario)
+
+
+def test_answers_slower_than_the_patience_end_a_round() -> None:
+    """Every answer comes two askings later: nobody would ever be answered if each voided the last.
+
+    The slots are all used again afterwards, so that late answers leave nothing behind.
+    """
+
+    def scenario() -> None:
+        reads, engine = make(), Engine()
+        for start in (0.0, 100.0, 200.0):
+            first, second = waiter(start + 90), waiter(start + 90)
+            begun = len(engine.tokens)
+            reads.add(first)
+            reads.issue(engine, start)
+            reads.add(second)
+            reads.issue(engine, start + 0.1)
+            for step in range(1, 6):
+                reads.tick(start + step)
+                reads.issue(engine, start + step + 0.2)
+            reads.confirm(engine.tokens[begun + 4], 5)
+            reads.confirm(engine.tokens[begun + 5], 6)
+            reads.resolve(9)
+            assert first.future.result() == second.future.result() == 9
+            reads.confirm(engine.tokens[-1], 7)
+            assert (reads.rounds, reads.waiting, reads.confirmed) == ([], [], [])
+
+    run(scenario)
+
+
+def test_round_without_callers_is_dropped() -> None:
+    def scenario() -> None:
+        reads, engine = make(), Engine()
+        caller = waiter(1.0)
+        reads.add(caller)
+        reads.issue(engine, 0.0)
+        reads.tick(1.0)
+        assert reads.rounds == []
+        reads.issue(engine, 5.0)
+        assert len(engine.tokens) == 1
+        assert caller.future.exception() is not None
 
     run(scenario)
 

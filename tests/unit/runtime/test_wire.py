@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from grpc_tools import protoc
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,13 +18,6 @@ PROTO = Path(__file__).parents[3] / "proto"
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return the message classes that the reference implementation makes of the contract."""
-    protoc = pytest.importorskip("grpc_tools.protoc")
-    from google.protobuf import (  # type: ignore[import-untyped]
-        descriptor_pb2,
-        descriptor_pool,
-        message_factory,
-    )
-
     out = tmp_path_factory.mktemp("proto") / "node.bin"
     arguments = ["", f"-I{PROTO}", f"--descriptor_set_out={out}", "blixard/v1/node.proto"]
     assert protoc.main(arguments) == 0
