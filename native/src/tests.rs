@@ -181,6 +181,49 @@ fn three_nodes_commit_and_tokens_come_back() {
     assert_eq!(data, ["".as_bytes(), b"a", b"b"]);
 }
 
+/// The engine's option to join messages would put entries into a waiting empty append whose
+/// position is another, and the follower would believe to have what was lost on the way.
+#[test]
+fn entries_follow_the_position_of_their_message() {
+    let mut net = Net::new(3);
+    net.elect(1);
+    // Node 3 misses an entry that node 2 gets.
+    assert!(net.of(1).propose(vec![(5, Bytes::from_static(b"missed"))]));
+    net.collect();
+    net.wire.retain(|(to, _)| *to != 3);
+    for (to, sent) in std::mem::take(&mut net.wire) {
+        net.deliver(to, &sent);
+    }
+    net.collect();
+    let accepted = std::mem::take(&mut net.wire);
+    // It refuses the next one. The leader hears both answers in one pass: the commit that the first
+    // brings leaves an empty append waiting, the refusal asks for entries from further back.
+    assert!(net.of(1).propose(vec![(6, Bytes::from_static(b"next"))]));
+    net.collect();
+    for (to, sent) in std::mem::take(&mut net.wire) {
+        if to == 3 {
+            net.deliver(to, &sent);
+        }
+    }
+    net.collect();
+    let refused = std::mem::take(&mut net.wire);
+    assert!(refused.iter().any(|(_, answer)| answer.reject));
+    for (to, answer) in accepted.iter().chain(&refused) {
+        net.deliver(*to, answer);
+    }
+    net.collect();
+    let sent: Vec<_> = net.wire.iter().filter(|(to, _)| *to == 3).collect();
+    for (_, append) in &sent {
+        for (entry, index) in append.entries.iter().zip(append.index + 1..) {
+            assert_eq!(entry.index, index);
+        }
+    }
+    assert!(sent.iter().any(|(_, m)| m.entries.is_empty()));
+    assert!(sent.iter().any(|(_, m)| m.entries.len() == 2));
+    net.run();
+    assert_eq!(net.committed[2].len(), net.committed[0].len());
+}
+
 #[test]
 fn election_timeout_is_pinned_after_every_call() {
     let mut net = Net::new(3);
