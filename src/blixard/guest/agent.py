@@ -2,10 +2,11 @@
 
 Standard library only; ``bundle.py`` joins the modules of this package into the one file that goes
 into an image. It mounts what a system needs, configures the network from the kernel command line
-(``blixard.ip=`` ``blixard.gw=`` ``blixard.mtu=`` ``blixard.host=``), starts the services of
-``/etc/blixard/services.json``, passes their output on to the console, reaps every orphan, serves
-the channel on the virtio port ``org.blixard.agent``. The host speaks first; while it is away the
-agent sleeps. Nothing that a service, a command or the host does not read can block it.
+(``blixard.ip=`` ``blixard.gw=`` ``blixard.mtu=`` ``blixard.host=`` ``blixard.node=``), starts the
+services of ``/etc/blixard/services.json``, passes their output on to the console, reaps every
+orphan, serves the channel on the virtio port ``org.blixard.agent``. The host speaks first; while
+it is away the agent sleeps. Nothing that a service, a command or the host does not read can block
+it.
 """
 
 from __future__ import annotations
@@ -242,7 +243,7 @@ def main() -> None:
         set_up_network(settings)
     except (OSError, ValueError) as error:
         say(console, f"network: {error}")
-    agent = Agent(loop, console, load_services(console))
+    agent = Agent(loop, console, load_services(console, settings))
     say(console, "ready to serve")
     agent.run()
     say(console, "stopping")

@@ -53,10 +53,10 @@ class Lines:
 class Service:
     """One process that is kept running."""
 
-    def __init__(self, spec: dict[str, Any]) -> None:
+    def __init__(self, spec: dict[str, Any], names: dict[str, str]) -> None:
         self.name = str(spec["name"])
         self.command = [str(word) for word in spec["command"]]
-        self.env = {str(k): str(v) for k, v in (spec.get("env") or {}).items()}
+        self.env = {**names, **{str(k): str(v) for k, v in (spec.get("env") or {}).items()}}
         self.restart = bool(spec.get("restart", True))
         self.process: subprocess.Popen[bytes] | None = None
         self.started = 0.0
@@ -118,11 +118,15 @@ class Service:
         self.next_start = now + min(BACKOFF_MAX_S, 0.25 * 2 ** min(self.failures, 10))
 
 
-def load_services(console: Outlet) -> list[Service]:
-    """Return the services of the image; a broken file is said on the console."""
+def load_services(console: Outlet, settings: dict[str, str]) -> list[Service]:
+    """Return the services of the image; a broken file is said on the console.
+
+    They are told in their environment who they are.
+    """
+    names = {"BLIXARD_INSTANCE": settings.get("host", ""), "BLIXARD_NODE": settings.get("node", "")}
     try:
         with open(CONFIG) as file:
-            return [Service(spec) for spec in json.load(file)]
+            return [Service(spec, names) for spec in json.load(file)]
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError) as error:

@@ -17,7 +17,8 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """All that starting one instance needs; sizes in MiB.
 
     ``runner`` is a runner directory (microvm.nix layout), ``tap`` the host interface made by the
-    network backend (empty: no network), ``address`` the guest's ``IP/prefix``.
+    network backend (empty: no network), ``address`` the guest's ``IP/prefix``, ``node`` the name of
+    the node that starts it, which the guest is told.
     """
 
     instance_uid: str
@@ -33,6 +34,7 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     address: str = ""
     gateway: str = ""
     mtu: int = 1450
+    node: str = ""
     fenced: bool = False
 
 

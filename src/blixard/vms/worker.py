@@ -210,6 +210,7 @@ class Worker:
             address=f"{spec.ip}/{prefix}" if tap else "",
             gateway=gateway,
             mtu=mtu,
+            node=spec.node_name,
             fenced=spec.fenced,
         )
 

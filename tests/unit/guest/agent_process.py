@@ -14,7 +14,9 @@ class OnSocket(agent.Agent):
     """Serves one connection after the other, as the port does when the host comes and goes."""
 
     def __init__(self, listener: socket.socket, events: loop.Loop, console: loop.Outlet) -> None:
-        super().__init__(events, console, services.load_services(console))
+        super().__init__(
+            events, console, services.load_services(console, {"host": "guest-1", "node": "node1"})
+        )
         self.listener = listener
 
     def look_for_host(self, now: float) -> None:

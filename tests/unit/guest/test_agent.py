@@ -225,6 +225,21 @@ def test_output_of_services_has_their_name(tmp_path: pathlib.Path) -> None:
     run(tmp_path, scenario, [service("web", "echo hello; sleep 60")])
 
 
+def test_services_know_instance_and_node(tmp_path: pathlib.Path) -> None:
+    words = 'echo "$BLIXARD_INSTANCE on $BLIXARD_NODE, $MORE"; exec sleep 60'
+    service = {"name": "web", "command": ["sh", "-c", words], "env": {"MORE": "and more"}}
+
+    async def body() -> None:
+        async with lab(tmp_path, [service]) as here:
+
+            async def said() -> bool:
+                return b"web: guest-1 on node1, and more\n" in here.output.read_bytes()
+
+            await here.until(said)
+
+    asyncio.run(body())
+
+
 def test_ready_once_all_services_run(tmp_path: pathlib.Path) -> None:
     async def scenario(made: Lab) -> None:
         async def ready() -> bool:

@@ -55,6 +55,11 @@ def test_machine_starts_stopped() -> None:
     assert "-S" in qemu_arguments(plan(), RUNNER, accelerator="tcg")
 
 
+def test_the_guest_is_told_its_node() -> None:
+    words = qemu_arguments(plan(node="node1"), RUNNER, accelerator="tcg")
+    assert "blixard.node=node1" in words[words.index("-append") + 1].split()
+
+
 def test_what_is_written_passes_the_guard() -> None:
     request = guard_plan(plan(**WITH_NETWORK), RUNNER, accelerator="tcg")
     launch.check_plan(request, launch.BINARIES)

@@ -75,6 +75,8 @@ def kernel_command_line(plan: LaunchPlan, runner: Runner, tsc_khz: int) -> str:
     it, nor test its timer interrupt: it would wait for ever, so it is told.
     """
     words = [KERNEL_ARGUMENTS, runner.cmdline, f"blixard.host={plan.name}"]
+    if plan.node:
+        words.append(f"blixard.node={plan.node}")
     if tsc_khz:
         words.append(f"no_timer_check tsc_early_khz={tsc_khz}")
     if plan.address:
