@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import signal
-import sys
 from typing import Any
 
 import click
@@ -16,13 +13,13 @@ from blixard.app import dev_state
 from blixard.app.dev_cluster import DevCluster
 from blixard.app.dev_network import owner
 from blixard.app.dev_progress import Progress
+from blixard.app.dev_root import as_root, as_user, raise_signals
 from blixard.base.errors import BlixardError
 from blixard.cli import tables
 from blixard.cli.session import Session
 from blixard.cli.tree import LazyGroup, Row, command
 
 DEFAULT_DIRECTORY = "/var/lib/blixard-dev"
-_KEPT = ("HOME", "XDG_CONFIG_HOME", "BLIXARD_CONTEXTS", "BLIXARD_DEV_DIR", "NO_COLOR")
 _HERE = "blixard.app.dev"
 
 dev = LazyGroup(
@@ -55,31 +52,12 @@ def _directory(given: str | None, *, of_running: bool = True) -> str:
     return os.path.abspath(named or (owner() if of_running else "") or DEFAULT_DIRECTORY)
 
 
-def _as_root() -> None:
-    """Go on as root, through sudo if need be.
-
-    Raises:
-        BlixardError: FORBIDDEN, without sudo.
-    """
-    if os.geteuid() == 0:
-        return
-    sudo = shutil.which("sudo")
-    if sudo is None:
-        raise BlixardError(
-            "FORBIDDEN", "network namespaces need root, and there is no sudo", hint="run it as root"
-        )
-    keep = f"--preserve-env={','.join(name for name in _KEPT if name in os.environ)}"
-    sys.stdout.flush()
-    argv = [sudo, keep, sys.executable, "-m", "blixard.app.main", *sys.argv[1:]]
-    os.execv(sudo, argv)  # noqa: S606 - there is no shell in it
-
-
 @command(examples=("blixard dev up", "blixard dev up --nodes 5 --dir /srv/dev"))
 @click.option("--nodes", type=click.IntRange(1, layout.NODES_MAX), default=3, show_default=True)
 @_directory_option
 def up(session: Session, nodes: int, directory: str | None) -> None:
     """Start a cluster on this machine and make it the default context."""
-    _as_root()
+    as_root()
     progress = Progress()
     cluster = DevCluster(_directory(directory, of_running=False), progress)
     progress.head(f"starting {nodes} nodes in {cluster.directory}")
@@ -89,7 +67,8 @@ def up(session: Session, nodes: int, directory: str | None) -> None:
         for line in log_tails(cluster):
             progress(line)
         raise BlixardError(error.code, error.message, hint="blixard dev down") from error
-    path = dev_state.write_context(session.flags.environ, cluster.places)
+    with as_user():
+        path = dev_state.write_context(session.flags.environ, cluster.places)
     progress.head(f"{nodes} nodes are ready; context {layout.CONTEXT} in {path}")
     session.out.hint("blixard cluster status; blixard apply -f examples/web.yaml; blixard vm list")
 
@@ -98,11 +77,12 @@ def up(session: Session, nodes: int, directory: str | None) -> None:
 @_directory_option
 def down(session: Session, directory: str | None) -> None:
     """Remove the cluster: processes, namespaces, links, routes, cgroups and files."""
-    _as_root()
+    as_root()
     progress = Progress()
     cluster = DevCluster(_directory(directory), progress)
     cluster.down()
-    dev_state.drop_context(session.flags.environ)
+    with as_user():
+        dev_state.drop_context(session.flags.environ)
     progress.head(f"nothing of {cluster.directory} is left")
 
 
@@ -112,7 +92,7 @@ def down(session: Session, directory: str | None) -> None:
 @_directory_option
 def kill(session: Session, node: str, daemon_only: bool, directory: str | None) -> None:
     """Kill a node without warning: its daemon, its guard and its guests."""
-    _as_root()
+    as_root()
     cluster = DevCluster(_directory(directory), Progress())
     died = cluster.kill(node, daemon_only=daemon_only)
     session.out.write(f"{node}: killed {died}")
@@ -124,7 +104,7 @@ def kill(session: Session, node: str, daemon_only: bool, directory: str | None) 
 @_directory_option
 def start(session: Session, node: str, directory: str | None) -> None:
     """Start a killed node again and wait until it is ready."""
-    _as_root()
+    as_root()
     DevCluster(_directory(directory), Progress()).start(node)
     session.out.write(f"{node} is ready")
 
@@ -133,7 +113,7 @@ def start(session: Session, node: str, directory: str | None) -> None:
 @_directory_option
 def status(session: Session, directory: str | None) -> None:
     """Show the nodes, their processes and what the cluster says of them."""
-    _as_root()
+    as_root()
     cluster = DevCluster(_directory(directory), Progress())
     rows = node_rows(cluster)
     headings = ("NODE", "ADDRESS", "DAEMON", "GUESTS", "STATE", "LEADER", "LOG")
@@ -184,10 +164,10 @@ def log_tails(cluster: DevCluster, lines: int = 8) -> list[str]:
 @_directory_option
 def demo(session: Session, manifest: str | None, directory: str | None) -> int:  # noqa: ARG001
     """Show it all: guests, two deaths, scaling, a table of times; nothing is left behind."""
-    _as_root()
+    as_root()
     from blixard.app.dev_demo import Demo
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    raise_signals()
     progress = Progress()
     cluster = DevCluster(_directory(directory, of_running=False), progress)
     return Demo(cluster, progress, manifest).run()

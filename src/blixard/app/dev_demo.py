@@ -11,6 +11,7 @@ from typing import Any
 from blixard.app.dev import log_tails
 from blixard.app.dev_cluster import DevCluster
 from blixard.app.dev_progress import Progress, times_table
+from blixard.app.dev_root import Interrupted, ignore_signals
 from blixard.app.dev_shell import Shell, fetch
 from blixard.base.errors import BlixardError
 from blixard.cli import tables
@@ -47,13 +48,14 @@ class Demo:
             owned = True
             self._steps()
             code = 0
-        except KeyboardInterrupt:
-            self._progress.head(f"interrupted while {self._step}")
-            code = 130
+        except Interrupted as signal:
+            self._progress.head(f"{signal} while {self._step}")
+            code = signal.exit_code
         except BlixardError as error:
             self._explain(error, logs=owned)
             code = 1
         finally:
+            ignore_signals()
             if owned:
                 self._progress.head("removing the cluster")
                 self._cluster.down()

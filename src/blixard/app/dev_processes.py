@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from blixard.app.dev_layout import Place
 from blixard.app.dev_network import NAMESPACES
+from blixard.app.dev_root import without_traces
 from blixard.base.errors import BlixardError
 
 START_S = 10.0
@@ -38,7 +39,8 @@ def environment() -> dict[str, str]:
     """Return the environment without our own variables: files say what a node's settings are."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("BLIXARD_")}
     path = kept.get("PATH", "/usr/bin:/bin")
-    return {**kept, "PATH": f"{path}:/usr/sbin:/sbin", "BLIXARD_HINTS": "0"}
+    kept["PATH"] = f"{path}:/usr/sbin:/sbin"
+    return {**without_traces(kept), "BLIXARD_HINTS": "0"}
 
 
 def call(place: Place, argv: list[str], *, timeout_s: float) -> str:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 from blixard.app.dev_processes import blixard
+from blixard.app.dev_root import without_traces
 from blixard.base.errors import BlixardError
 
 COMMAND_S = 60.0
@@ -51,25 +52,27 @@ class Shell:
     def glance(self, *arguments: str, seconds: float) -> int:
         """Run a command that does not end by itself for a moment; return the lines it printed."""
         _print(f"    $ blixard {' '.join(arguments)}   (for {seconds:.0f} s)")
-        process = subprocess.Popen(
+        with subprocess.Popen(
             blixard(*arguments),
             env=self._environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-        )
-        try:
-            out, _ = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            out, _ = process.communicate()
+        ) as process:
+            try:
+                out, _ = process.communicate(timeout=seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                out, _ = process.communicate()
+            finally:
+                process.kill()
         _print(_indented(out))
         return len(out.splitlines())
 
     def _environment(self) -> dict[str, str]:
         return {
-            **os.environ,
+            **without_traces(dict(os.environ)),
             "BLIXARD_ADDRESS": self.address,
             "BLIXARD_HINTS": "0",
             "PYTHONUNBUFFERED": "1",

@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import pathlib
-import pwd
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -105,7 +104,7 @@ def write_context(environ: Mapping[str, str], nodes: list[Place]) -> str:
     """Make the cluster the default of the command line; return the context file's path."""
     path = contexts_path(environ)
     address = ",".join(place.socket for place in nodes)
-    _store_context(environ, path, layout.with_context(_text(path), address))
+    _replace(path, layout.with_context(_text(path), address))
     return path
 
 
@@ -117,21 +116,11 @@ def drop_context(environ: Mapping[str, str]) -> None:
         return
     rest = layout.without_context(text)
     if rest.strip():
-        _store_context(environ, path, rest)
+        _replace(path, rest)
         return
     os.unlink(path)
     with contextlib.suppress(OSError):
         os.rmdir(os.path.dirname(path))
-
-
-def _store_context(environ: Mapping[str, str], path: str, text: str) -> None:
-    _replace(path, text)
-    user = environ.get("SUDO_UID", "")
-    if user.isdigit():
-        # sudo: the file belongs to the person, not to root.
-        group = pwd.getpwuid(int(user)).pw_gid
-        for made in (path, os.path.dirname(path)):
-            os.chown(made, int(user), group)
 
 
 @contextlib.contextmanager
