@@ -391,14 +391,18 @@ def report(bench: str, figures: dict[str, Any], bars: dict[str, Any], *, ok: boo
     return 0 if ok else 1
 
 
-def main() -> None:
+def main() -> int:
     """Form both clusters, show their leaders and end."""
     started = time.monotonic()
     with clusters(etcd=True) as (ours, peer):
         assert peer is not None
-        print(f"formed in {time.monotonic() - started:.1f} s")
-        print(f"leaders: {ours.leader().name}, {peer.leader().name}")
+        figures = {
+            "formed_s": round(time.monotonic() - started, 1),
+            "leader": ours.leader().name,
+            "etcd_leader": peer.leader().name,
+        }
+    return report("cluster", figures, {}, ok=True)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

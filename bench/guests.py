@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -98,15 +100,23 @@ def is_ready(item: dict[str, Any]) -> bool:
     return bool(item.get("status", {}).get("ready"))
 
 
-def hypervisors(name: str) -> int:
-    """Return how many hypervisor processes of that name live on this machine."""
-    found = subprocess.run(
-        ["pgrep", "-c", "-f", f"qemu-system-x86_64 -name {name} "],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return int(found.stdout.strip() or 0)
+def hypervisors(cluster: Cluster, name: str) -> int:
+    """Return how many hypervisor processes of that name live in the cluster's namespaces."""
+    spaces = {_identity(f"/run/netns/{node.namespace}") for node in cluster.nodes}
+    count = 0
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
+            ours = words[0].endswith(b"/qemu-system-x86_64") and name.encode() in words[1:3]
+            count += ours and _identity(f"/proc/{entry}/ns/net") in spaces
+    return count
+
+
+def _identity(path: str) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
 
 
 class Observers:

@@ -1,8 +1,8 @@
 """Durable writes over HTTP and TLS: N connections for some seconds, the same generator for us and
 for etcd's JSON gateway.
 
-The generator is wrk, which costs little CPU; several addresses share the connections. It prints one
-JSON line with rate and latencies.
+The generator is wrk, which costs little CPU; several addresses share the connections. It ends
+with one JSON line: rate and latencies.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import base64
 import json
 import re
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def run(
     }
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url", help="https://HOST:PORT of one node")
     parser.add_argument("--target", choices=("blixard", "etcd"), default="blixard")
@@ -100,8 +101,11 @@ def main() -> None:
     given = parser.parse_args()
     key = Path(given.key_file).read_text().strip() if given.key_file else ""
     lua = script(given.target, size=given.size, keys=given.keys, api_key=key)
-    print(json.dumps(run(given.url, lua, clients=given.clients, seconds=given.seconds)))
+    row = run(given.url, lua, clients=given.clients, seconds=given.seconds)
+    ok = row["errors"] == 0
+    print(json.dumps({"bench": "load", "ok": ok, "figures": row, "bars": {"errors": 0}}))
+    return 0 if ok else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -89,7 +89,7 @@ def daemon_fault(cluster: Cluster, *, stop: bool) -> tuple[int, int, int]:
         victim.pause() if stop else victim.kill()
         end = time.monotonic() + PAUSE_S
         while time.monotonic() < end:
-            most = max(most, hypervisors("web-1"))
+            most = max(most, hypervisors(cluster, "web-1"))
             time.sleep(0.1)
         victim.resume() if stop else victim.start()
         bring_back(victim, ask)
@@ -136,19 +136,28 @@ def main() -> int:
         print(f"daemon with 5 VMs in the cluster: {memory:.0f} MB", flush=True)
         for number in range(given.deaths):
             deaths.append(node_death(cluster))
-            print(f"node death {number + 1}: {deaths[-1]}", flush=True)
+            print(f"node death {number + 1} of {given.deaths}: {phases(deaths[-1])}", flush=True)
             settle(cluster)
         for word, rows in faults.items():
             for number in range(given.faults):
                 rows.append(daemon_fault(cluster, stop=word == "stopped"))
                 overlaps, most, stopped = rows[-1]
                 print(
-                    f"daemon {word} {number + 1}: {overlaps} overlaps, at most {most} processes, "
-                    f"{stopped} healthy elsewhere stopped",
+                    f"daemon {word} {number + 1} of {given.faults}: {overlaps} overlaps, at most "
+                    f"{most} processes, {stopped} healthy elsewhere stopped",
                     flush=True,
                 )
                 settle(cluster)
     return conclude(deaths, faults, memory)
+
+
+def phases(times: dict[str, float]) -> str:
+    """Return what each phase took, and when it was over."""
+    took, before = [], 0.0
+    for name, at in times.items():
+        took.append(f"{name} {at - before:.2f} s")
+        before = at
+    return f"{', '.join(took)}; in all {before:.2f} s"
 
 
 def all_ready(node: Node, count: int) -> bool:

@@ -9,16 +9,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# Name of the script without ``.py``; each ends with one JSON line.
-ROWS = (
-    "writes",
-    "consensus",
-    "failover",
-    "command_line",
-    "nodes",
-    "saturation",
-    "simulation",
-)
+# Name of the script without ``.py``, and its arguments; each ends with one JSON line.
+ROWS: dict[str, tuple[str, ...]] = {
+    "writes": (),
+    "consensus": (),
+    "failover": (),
+    "command_line": (),
+    "nodes": ("--deaths", "10", "--faults", "20"),
+    "saturation": ("--minutes", "10"),
+    "simulation": ("--seeds", "500", "--twice", "20"),
+}
 HERE = Path(__file__).parent
 
 
@@ -29,7 +29,7 @@ def run(name: str) -> dict[str, Any]:
         return {"bench": name, "ok": False, "missing": True, "figures": {}, "bars": {}}
     last = ""
     with subprocess.Popen(
-        [sys.executable, "-u", str(script)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-u", str(script), *ROWS[name]], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
