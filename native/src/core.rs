@@ -8,7 +8,10 @@ use raft::eraftpb::{
     ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Entry, EntryType, HardState,
     Message, MessageType,
 };
-use raft::{Config, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
+use raft::{
+    Config, GetEntriesContext, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole,
+    Storage as _,
+};
 
 use crate::cache::{entry_size, Cache, SnapshotMark};
 use crate::codec::{decode_frame, decode_groups, encode_frames, encode_group};
@@ -94,6 +97,7 @@ pub struct Core {
     pub raw: RawNode<Cache>,
     pub settings: Settings,
     pub removed: bool,
+    pub never_leads: bool,
     pub refused_messages: u64,
     pub(crate) draws: u64,
     mark: Mark,
@@ -214,6 +218,7 @@ impl Core {
             raw,
             settings,
             removed: false,
+            never_leads: false,
             refused_messages: 0,
             draws: 0,
             mark,
@@ -259,7 +264,10 @@ impl Core {
             self.reads.clear();
             self.mark = mark;
         }
-        let timeout = election_timeout(&self.settings, self.raw.raft.term, self.draws);
+        let mut timeout = election_timeout(&self.settings, self.raw.raft.term, self.draws);
+        if self.never_leads {
+            timeout = 2 * self.settings.election_tick - 1;
+        }
         self.raw.raft.set_randomized_election_timeout(timeout);
     }
 
@@ -269,13 +277,18 @@ impl Core {
             return;
         }
         let was_leader = self.is_leader();
+        if self.never_leads {
+            // So long without a leader that it grants votes, never so long that it asks for them.
+            let raft = &mut self.raw.raft;
+            raft.election_elapsed = raft.election_elapsed.min(self.settings.election_tick - 1);
+        }
         let fired = self.raw.tick();
         self.settle(fired && !was_leader);
     }
 
     /// Starts an election at once.
     pub fn campaign(&mut self) {
-        if !self.removed {
+        if !self.removed && !self.never_leads {
             let _ = self.raw.campaign();
             self.settle(true);
         }
@@ -342,7 +355,7 @@ impl Core {
             }
             MessageType::MsgReadIndexResp => message.entries.len() == 1,
             MessageType::MsgTimeoutNow => {
-                message.term == raft.term && message.from == raft.leader_id
+                !self.never_leads && message.term == raft.term && message.from == raft.leader_id
             }
             // A rejection older than what the peer has acknowledged since would move `next` below `matched`.
             MessageType::MsgAppendResponse if message.reject && self.is_leader() => raft
@@ -538,6 +551,26 @@ impl Core {
             self.raw.raft.become_follower(term, 0);
             self.settle(false);
         }
+    }
+
+    /// From now on the node does not lead: it follows and votes only.
+    pub fn never_lead(&mut self) {
+        self.never_leads = true;
+        if self.raw.raft.state != StateRole::Follower {
+            let term = self.raw.raft.term;
+            self.raw.raft.become_follower(term, 0);
+        }
+        self.settle(false);
+    }
+
+    /// All entries of the log, committed or not; for work on a data directory without the node.
+    pub fn log_entries(&self) -> Vec<Committed> {
+        let store = self.raw.store();
+        let (first, end) = (store.base_index() + 1, store.end_index() + 1);
+        let context = GetEntriesContext::empty(false);
+        let entries = store.entries(first, end, None, context);
+        let entries = entries.expect("the log holds what lies between its ends");
+        entries.into_iter().map(|e| self.to_apply(e)).collect()
     }
 
     pub fn report_unreachable(&mut self, id: u64) {

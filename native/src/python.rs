@@ -11,7 +11,7 @@ use pyo3::types::{PyBytes, PyList, PyTuple};
 use raft::eraftpb::ConfState;
 
 use crate::cache::SnapshotMark;
-use crate::core::{recover, Core, Output, Refusal, Settings};
+use crate::core::{recover, Committed, Core, Output, Refusal, Settings};
 
 create_exception!(
     _raft,
@@ -82,6 +82,8 @@ impl RawRaft {
         }
     }
 }
+
+type EntryRow<'py> = (u64, u64, bool, Bound<'py, PyBytes>);
 
 fn refusal_name(refusal: Refusal) -> &'static str {
     match refusal {
@@ -254,6 +256,17 @@ impl RawRaft {
 
     fn step_down(&mut self) -> PyResult<()> {
         self.guard(Core::step_down)
+    }
+
+    fn never_lead(&mut self) -> PyResult<()> {
+        self.guard(Core::never_lead)
+    }
+
+    /// All entries of the log: (index, term, is a change, data).
+    fn log_entries<'py>(&mut self, py: Python<'py>) -> PyResult<Vec<EntryRow<'py>>> {
+        let entries = self.guard(|core| core.log_entries())?;
+        let row = |e: &Committed| (e.index, e.term, e.conf_change, PyBytes::new(py, &e.data));
+        Ok(entries.iter().map(row).collect())
     }
 
     fn report_unreachable(&mut self, id: u64) -> PyResult<()> {

@@ -859,3 +859,37 @@ fn change_entries_are_told_from_commands() {
     net.change(1, (VOTER, 4)).expect("a change");
     assert!(net.committed[0].last().expect("an entry").2);
 }
+
+#[test]
+fn node_that_never_leads_still_votes() {
+    let mut net = Net::new(3);
+    net.elect(1);
+    net.of(3).never_lead();
+    for _ in 0..100 {
+        net.of(3).tick();
+        assert_eq!(net.of(3).raw.raft.state, StateRole::Follower);
+    }
+    let mut order = message(MessageType::MsgTimeoutNow, 1, 3);
+    order.term = net.of(3).raw.raft.term;
+    net.deliver(3, &order);
+    assert_eq!(net.of(3).raw.raft.state, StateRole::Follower);
+    for _ in 0..20 {
+        net.of(2).tick();
+    }
+    net.collect();
+    net.wire.retain(|(to, m)| *to != 1 && m.from != 1);
+    net.run();
+    assert!(net.of(2).is_leader());
+}
+
+#[test]
+fn log_entries_are_all_of_the_log() {
+    let mut net = Net::new(3);
+    net.elect(1);
+    assert!(net.of(1).propose(vec![(1, Bytes::from_static(b"x"))]));
+    let _ = net.of(1).ready(); // moves the proposal into the log
+    let entries = net.of(1).log_entries();
+    let last = entries.last().expect("the proposal");
+    assert_eq!(last.data, Bytes::from_static(b"x"));
+    assert!(last.index > net.of(1).raw.raft.raft_log.committed);
+}

@@ -89,6 +89,12 @@ CODES: dict[str, CodeInfo] = {
         "the log is damaged before its end",
         "remove the node from the cluster and join again with an empty data directory",
     ),
+    "QUARANTINED": CodeInfo(
+        503,
+        8,
+        "this node's copy of the state differs from that of a majority",
+        "remove the node from the cluster and join again with an empty data directory",
+    ),
     "WRONG_CLUSTER": CodeInfo(
         409, 5, "the data belongs to another cluster or node", "check the data directory"
     ),

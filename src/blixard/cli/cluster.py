@@ -58,6 +58,11 @@ def _report(session: Session, cluster: Object, nodes: list[Object], *, quorum: b
         lines.append(f"no quorum: a majority of the voters does not answer; {by} knew this last")
     if cluster.get("raft", {}).get("diskFull"):
         lines.append(f"disk full: the data directory of {by} has no room; it refuses writes")
+    lines += [
+        f"{node['name']}: {node['trouble']}"
+        for node in cluster.get("nodes", [])
+        if node.get("trouble")
+    ]
     if nodes:
         columns = [c for c in NODE.columns if not c.wide or session.flags.on("verbose")]
         lines += ["", session.out.table(columns, nodes).rstrip()]

@@ -82,24 +82,30 @@ class ClusterMachine:
 
     def apply(self, index: int, term: int, data: bytes) -> Outcome:
         """Apply one entry; whatever the bytes are, every node answers the same."""
-        outcome = self._outcome(index, term, data)
+        outcome, changes = self._outcome(index, term, data)
+        encode = self._encoder.encode
         digest = hashlib.blake2b(self._hash, digest_size=16)
         digest.update(data)
-        digest.update(self._encoder.encode(outcome))
+        digest.update(encode(outcome))
+        for old, new in changes:
+            # What was stored, not only what was answered: a wrong object shows at once.
+            digest.update(encode(new) if new is not None else b"-" + encode(old))
         self._hash = digest.digest()
         return outcome
 
-    def _outcome(self, index: int, term: int, data: bytes) -> Outcome:
+    def _outcome(
+        self, index: int, term: int, data: bytes
+    ) -> tuple[Outcome, list[tuple[Resource | None, Resource | None]]]:
         try:
             transaction = decode_command(data)
         except BadCommand as error:
-            return Outcome(revision=self.store.revision, code="BAD_REQUEST", message=str(error))
+            return self._refusal("BAD_REQUEST", str(error)), []
         refused = self._check_request(transaction)
         if refused is not None:
-            return refused
+            return refused, []
         known = self._requests.outcomes.get(transaction.request_id)
         if known is not None:
-            return known
+            return known, []
         store, outcome, changes = apply_transaction(
             self.store, self.kinds, transaction, index=index, term=term
         )
@@ -107,7 +113,7 @@ class ClusterMachine:
         self._requests = self._requests.remember(transaction.request_id, outcome)
         if changes:
             self.changes.add(store.revision, changes)
-        return outcome
+        return outcome, changes
 
     def _check_request(self, transaction: Transaction) -> Outcome | None:
         request_id = transaction.request_id
@@ -176,5 +182,5 @@ class ClusterMachine:
         self.changes.reset(snapshot.revision)
 
     def state_hash(self) -> bytes:
-        """Return the hash chained over entries and outcomes."""
+        """Return the hash chained over entries, outcomes and the objects stored."""
         return self._hash

@@ -33,6 +33,10 @@ class Leading(Protocol):
     def membership(self) -> Membership:
         """The members as applied."""
 
+    @property
+    def unfit(self) -> set[int]:
+        """The members that should not lead."""
+
     def not_leader(self) -> BlixardError:
         """Return the error that names the leader."""
 
@@ -98,9 +102,10 @@ class Changes:
         return leader if role == "leader" else 0
 
     def _best_voter(self, own: int) -> int:
-        """Return the voter that is furthest, the lowest id among equals."""
+        """Return the voter that is furthest, the lowest id among equals; an unfit one last."""
         rows = [p for p in self._core.peers() if p[0] != own and not p[5]]
-        best = max(rows, key=lambda p: (p[4], p[1], -p[0]))
+        unfit = self._node.unfit
+        best = max(rows, key=lambda p: (p[4], p[0] not in unfit, p[1], -p[0]))
         return best[0]
 
     async def transfer(self, raft_id: int, *, timeout_s: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -46,6 +46,7 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
     reserve_bytes: int = 1 * MIB
     min_free_bytes: int = 16 * MIB
     catch_up_entries: int = 100
+    compare_s: float = 2.0
     max_members: int = 64
 
     @property
@@ -64,6 +65,22 @@ class PeerStatus(msgspec.Struct, frozen=True, rename="camel"):
     matched: int
     state: str
     active: bool
+
+
+class MemberHealth(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """How another member was when it was asked last; ``clock_offset_ms`` > 0: its clock is ahead.
+
+    ``state``: whether its state was the same at the same index.
+    """
+
+    raft_id: int
+    uid: str
+    answered: bool
+    state: Literal["same", "differs", "unknown"]
+    disk_full: bool
+    quarantined: bool
+    clock_offset_ms: float
+    last_index: int
 
 
 class RaftStatus(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
@@ -89,6 +106,8 @@ class RaftStatus(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     state_hash: str
     members: tuple[Member, ...]
     peers: tuple[PeerStatus, ...] = ()
+    health: tuple[MemberHealth, ...] = ()
+    quarantine: str = ""
 
 
 class StateMachine(Protocol):

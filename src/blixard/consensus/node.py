@@ -19,6 +19,7 @@ from blixard.consensus import recovery
 from blixard.consensus.changes import Changes
 from blixard.consensus.clock import Ticker
 from blixard.consensus.compaction import Compactor
+from blixard.consensus.comparison import COMPARE_METHOD, Comparison, RecentStates
 from blixard.consensus.config import (
     Member,
     PeerStatus,
@@ -94,6 +95,7 @@ class RaftNode:
         self._waking = Waking(self._reads, config.election_s, self._wake.set)
         self._room = Room(env, directory, config)
         self._membership = Membership(([], [], [], [], False))
+        self._states = RecentStates()
         self._ticks_due = 0
         self._running = False
         self._own = Member(0, "", "")
@@ -142,12 +144,14 @@ class RaftNode:
         transport = self._env.transport
         transport.on_message(CHANNEL, self._peers.on_message)
         transport.on_request(SNAPSHOT_METHOD, self._on_chunk)
+        transport.on_request(COMPARE_METHOD, self._comparison.answer)
         self._running = True
         ticker = Ticker(self._env, self._config, self._on_ticks)
         for name, task in (
             ("raft-save", self._saver.run()),
             ("raft-pass", self._run()),
             ("raft-tick", ticker.run()),
+            ("raft-compare", self._comparison.run()),
         ):
             self._tasks.append(self._env.spawn(task, name=name))
         if self._membership.voters() == [self._own.raft_id]:
@@ -164,6 +168,16 @@ class RaftNode:
         self._cluster_id = hello.cluster_id
         self._peers = Peers(self._env, hello, self._config, self._membership_now, self._wake.set)
         self._changes = Changes(self._core, self._config, self._proposals, self)
+        self._comparison = Comparison(
+            self._env,
+            hello,
+            self._config,
+            directory=self._directory,
+            states=self._states,
+            node=self,
+        )
+        if self._comparison.quarantine is not None:
+            self._core.never_lead()
         self._saver = Saver(
             self._env,
             self._log,
@@ -260,6 +274,8 @@ class RaftNode:
             state_hash=self._machine.state_hash().hex(),
             members=self._membership.listed(),
             peers=self._peer_status(),
+            health=self._comparison.health(),
+            quarantine=self._comparison.quarantine.text() if self._comparison.quarantine else "",
         )
 
     def _peer_status(self) -> tuple[PeerStatus, ...]:
@@ -271,6 +287,26 @@ class RaftNode:
                 PeerStatus(raft_id, member.uid, member.address, learner, matched, state, active)
             )
         return tuple(rows)
+
+    @property
+    def in_quarantine(self) -> bool:
+        """Whether the state here differs from that of a majority: it must not be served."""
+        return self._comparison.quarantine is not None
+
+    @property
+    def unfit(self) -> set[int]:
+        """The raft ids of other members that should not lead."""
+        return self._comparison.unfit()
+
+    @property
+    def disk_full(self) -> bool:
+        """Whether the data directory has no room."""
+        return self._room.full
+
+    @property
+    def last_index(self) -> int:
+        """The last entry of the log."""
+        return self._last_index
 
     def on_role_change(self, callback: Callable[[], None]) -> None:
         """Call *callback* when role, term, leader or ``is_leader`` changed."""
@@ -324,6 +360,8 @@ class RaftNode:
     async def _read(self, timeout_s: float, *, leader_only: bool) -> int:
         if not self._running:
             raise BlixardError("NO_QUORUM", "the node does not run")
+        if self._comparison.quarantine is not None:
+            raise BlixardError("QUARANTINED", self._comparison.quarantine.text())
         loop = asyncio.get_running_loop()
         future: asyncio.Future[int] = loop.create_future()
         self._reads.add(Waiter(future, loop.time() + timeout_s, leader_only))
@@ -356,6 +394,33 @@ class RaftNode:
     def not_leader(self) -> BlixardError:
         """Return the error that names the leader."""
         return self._not_leader()
+
+    def may_speak(self, uid: str, hello: Hello) -> bool:
+        """Tell whether a node may speak as the member that it names."""
+        return self._running and self._peers.may_speak(uid, hello)
+
+    def quarantined(self) -> None:
+        """The state here is wrong: lead no more, answer no reads."""
+        error = BlixardError("QUARANTINED", "the state here differs from that of a majority")
+        self._core.never_lead()
+        self._reads.fail(error, leader_only=False)
+        self._refresh()
+        self._wake.set()
+
+    async def prefer_another_leader(self) -> None:
+        """A leader without room hands on to a member that has some, if there is one."""
+        if self.role != "leader" or not self._room.full:
+            return
+        fit = [
+            i for i in self._membership.voters() if i not in self.unfit and i != self._own.raft_id
+        ]
+        if not fit:
+            return
+        self._env.log("warning", "raft_disk_full_hands_over", to=sorted(fit))
+        try:
+            await self._changes.transfer(0, timeout_s=2 * self._config.election_s)
+        except BlixardError as error:
+            self._env.log("info", "raft_hand_over_failed", code=error.code, detail=error.message)
 
     def wake(self) -> None:
         """Let the loop look for work."""
@@ -466,12 +531,14 @@ class RaftNode:
 
     def _apply(self, committed: Entries) -> None:
         apply, done = self._machine.apply, self._proposals.done
+        record, state_hash = self._states.add, self._machine.state_hash
         for index, term, change, token, data in committed:
             result: Any = None
             if change:
                 result = self._apply_change(data)
             elif data:
                 result = apply(index, term, data)
+            record(index, state_hash())
             if token:
                 done(token, result)
         self._applied_term, self.applied_index = committed[-1][1], committed[-1][0]
@@ -537,6 +604,7 @@ class RaftNode:
         self._membership = Membership(meta.conf, meta.members, meta.removed)
         self._peers.learn(self._membership)
         self.applied_index, self._applied_term = meta.index, meta.term
+        self._states.restart(meta.index, self._machine.state_hash())
         self._compactor.index = meta.index
         self._reads.resolve(meta.index)
         for callback in self._applied_callbacks:

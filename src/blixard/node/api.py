@@ -13,6 +13,7 @@ from blixard.api.messages import Request
 from blixard.api.service import ApiHandlers, ApiService
 from blixard.cluster.facade import Cluster
 from blixard.cluster.kind import KindTable
+from blixard.consensus.config import MemberHealth
 from blixard.node.admission import Admission
 from blixard.node.kinds import all_kinds
 from blixard.node.node import Node
@@ -21,6 +22,17 @@ from blixard.security.tokens import encode_token, public_key_of, token_id
 
 ADDRESSES_MAX = 5
 SEED_BYTES = 32
+
+
+def _trouble(health: MemberHealth | None) -> str:
+    """Return what a person has to do something about, as this node sees another one."""
+    if health is None:
+        return ""
+    if health.quarantined:
+        return "quarantined: its state differs from that of a majority"
+    if health.state == "differs":
+        return "its state differs, and no majority agrees on one of the two"
+    return "disk full" if health.disk_full else ""
 
 
 class NodeStanding:
@@ -35,8 +47,9 @@ class NodeStanding:
         return self._node.identity.uid
 
     def replica(self) -> Cluster | None:
-        """Return this node's copy of the state; None on a worker."""
-        return self._node.voter.cluster if self._node.voter is not None else None
+        """Return this node's copy of the state; None on a worker or in quarantine."""
+        voter = self._node.voter
+        return voter.cluster if voter is not None and not voter.raft.in_quarantine else None
 
     def leads(self) -> bool:
         """Tell whether this node may propose."""
@@ -104,6 +117,7 @@ class NodeApi:
         config = store.get("ClusterConfig", "", "cluster")
         names = {node.metadata.uid: node.metadata.name for node in store.list("Node")}
         voters = {member.uid for member in raft.members if not member.learner}
+        health = {member.uid: member for member in raft.health}
         return {
             "clusterId": config.spec.get("clusterId", "") if config is not None else "",
             "leader": raft.leader_uid,
@@ -122,6 +136,7 @@ class NodeApi:
                     "leader": node.metadata.uid == raft.leader_uid,
                     "vcpusReserved": store.reserved(node.metadata.uid)[0],
                     "memoryMibReserved": store.reserved(node.metadata.uid)[1],
+                    "trouble": _trouble(health.get(node.metadata.uid)),
                 }
                 for node in store.list("Node")
             ],

@@ -101,7 +101,7 @@ class Roster:
             peer.raft_id
             for peer in status.peers
             if peer.active and status.last_index - peer.matched <= CAUGHT_UP_ENTRIES
-        }
+        } - {health.raft_id for health in status.health if health.quarantined}
         return [
             MemberFact(raft_id=member.raft_id, learner=member.learner, caught_up=raft_id in near)
             for raft_id, member in sorted(self._raft.members.items())
