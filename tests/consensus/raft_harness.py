@@ -104,7 +104,12 @@ class MemoryDisk:
         pass
 
     def rename(self, source: str, target: str) -> None:
-        self.names[target] = self.names.pop(source)
+        if source in self.names:
+            self.names[target] = self.names.pop(source)
+            return
+        for names in (self.names, self.durable_names):  # a directory, durable at once
+            for name in [n for n in names if n.startswith(source + "/")]:
+                names[target + name[len(source) :]] = names.pop(name)
 
     def unlink(self, path: str) -> None:
         self.names.pop(path, None)

@@ -10,7 +10,7 @@ from tests.simulation.mutants import patched
 from blixard.cluster.commands import decode_command, encode_command
 from blixard.cluster.machine import ClusterMachine
 from blixard.consensus.comparison import Comparison
-from blixard.simulation.faults import Plan
+from blixard.simulation.planning import Plan
 from blixard.simulation.run import Options, Simulation
 from blixard.simulation.whole import NodeApp
 
@@ -38,7 +38,7 @@ class DivergenceRun(Simulation):
 
     def __init__(self, options, plan=None):
         super().__init__(options, plan=plan)
-        self.factory = functools.partial(self._planted, config=self.config)
+        self.factory = functools.partial(self._planted, config=self.knobs.raft)
         applied, restored = self.oracles.applied, self.oracles.restored
         known = self.oracles._hashes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import immutables
 import msgspec
@@ -12,7 +13,7 @@ from blixard.cluster.apply import apply_transaction
 from blixard.cluster.commands import BadCommand, decode_command
 from blixard.cluster.kind import Kind, KindTable
 from blixard.cluster.resources import Outcome, Resource, Transaction
-from blixard.cluster.store import Store, rebuild
+from blixard.cluster.store import Draft, Store, rebuild
 from blixard.cluster.watch import Changes, Subscription
 
 REQUEST_IDS_MAX = 20_000
@@ -134,6 +135,15 @@ class ClusterMachine:
 
     def _refusal(self, code: str, message: str) -> Outcome:
         return Outcome(revision=self.store.revision, code=code, message=message)
+
+    def rewrite(self, index: int, change: Callable[[Draft], None]) -> None:
+        """Change the state by no entry of the log: for a recovery, while no node runs."""
+        draft = self.store.draft(index)
+        change(draft)
+        self.store = draft.finish()
+        after = b"".join(self._encoder.encode(new) for _, new in draft.changes)
+        self._hash = hashlib.blake2b(self._hash + after, digest_size=16).digest()
+        self.changes.reset(index)
 
     def known_outcome(self, request_id: str) -> Outcome | None:
         """Return what a request did, if it is remembered."""

@@ -116,7 +116,8 @@ class RaftNode:
         """
         voter = msgspec.structs.replace(member, learner=False)
         identity = recovery.Identity(cluster_id, voter)
-        await recovery.write_first_state(env, directory, identity, voter=True)
+        first = recovery.genesis(identity)
+        await recovery.write_first_state(env, directory, identity, first=first)
 
     @staticmethod
     async def create_empty(
@@ -128,7 +129,7 @@ class RaftNode:
             BlixardError: WRONG_CLUSTER if the directory holds a node already.
         """
         identity = recovery.Identity(cluster_id, member)
-        await recovery.write_first_state(env, directory, identity, voter=False)
+        await recovery.write_first_state(env, directory, identity, first=None)
 
     # life
 

@@ -48,9 +48,14 @@ def make_log(disk: Disk, directory: str, config: RaftConfig) -> Log:
 
 
 async def write_first_state(
-    env: Environment, directory: str, identity: Identity, *, voter: bool
+    env: Environment,
+    directory: str,
+    identity: Identity,
+    *,
+    first: SnapshotMeta | None,
+    payload: bytes = b"",
 ) -> None:
-    """Write an empty log, for a voter the first snapshot too, and the identity last.
+    """Write an empty log, the *first* snapshot if there is one, and the identity last.
 
     A crash before the end leaves no identity: the call is made again and starts over.
     """
@@ -63,15 +68,16 @@ async def write_first_state(
             if name not in ("log", "snap"):
                 disk.unlink(f"{path}/{name}")
     snapshots = SnapshotStore(disk, f"{directory}/snap")
-    if voter:
-        await snapshots.save(_genesis(identity), b"")
+    if first is not None:
+        await snapshots.save(first, payload)
     log = make_log(disk, directory, RaftConfig())
     await log.start_segment(b"")
     log.close()
     await _write_identity(disk, directory, identity)
 
 
-def _genesis(identity: Identity) -> SnapshotMeta:
+def genesis(identity: Identity) -> SnapshotMeta:
+    """Return the first snapshot of a new group: one voter, no state."""
     conf: tuple[list[int], list[int], list[int], list[int], bool]
     conf = ([identity.member.raft_id], [], [], [], False)
     return SnapshotMeta(
