@@ -90,7 +90,10 @@ class Client:
 class GuardProcess:
     """One real guard on a directory."""
 
-    def __init__(self, directory: pathlib.Path, idle_s: float = 60.0) -> None:
+    def __init__(
+        self, directory: pathlib.Path, idle_s: float = 60.0, wrapper: tuple[str, ...] = ()
+    ) -> None:
+        self.wrapper = wrapper
         self.directory = directory
         self.name = f"test-{uuid.uuid4().hex[:10]}"
         self.process = self.spawn(idle_s)
@@ -100,7 +103,7 @@ class GuardProcess:
     def spawn(self, idle_s: float = 60.0) -> subprocess.Popen[bytes]:
         """Start a guard process on the directory."""
         program = [sys.executable, "-c", _PROGRAM, str(idle_s), str(self.directory), self.name]
-        return subprocess.Popen([*program, SLEEP, SHELL])
+        return subprocess.Popen([*self.wrapper, *program, SLEEP, SHELL])
 
     @contextlib.contextmanager
     def client(self) -> Iterator[Client]:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import pytest
 from guards import SHELL, Client, GuardProcess, boottime_ns, gone, until
 
+from blixard.hypervisors.guard.cgroups import remove_abandoned
+
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
@@ -227,6 +229,48 @@ def test_forgotten_instance_leaves_no_cgroup(guard: GuardProcess, client: Client
     client.ask("forget", uid="a")
     until(lambda: not list(pathlib.Path("/sys/fs/cgroup").glob(f"*/blixard/{guard.name}/a")))
     assert gone(pid)
+
+
+@ROOT
+def test_killed_guard_leaves_no_cgroup_for_long(tmp_path: pathlib.Path) -> None:
+    guard = GuardProcess(tmp_path)
+    try:
+        with guard.client() as client:
+            pid = started(guard, client)
+        root = pathlib.Path("/sys/fs/cgroup")
+        before = [p for at in ("", "*/") for p in root.glob(f"{at}blixard/{guard.name}/a")]
+        assert guard.name not in remove_abandoned()
+        assert [p for p in before if not p.exists()] == []
+        guard.process.kill()
+        guard.process.wait(20)
+        until(lambda: gone(pid))
+        # A process that is dying holds its cgroup for an instant.
+        until(lambda: guard.name in remove_abandoned() or not before)
+        assert [p for p in before if p.parent.exists()] == []
+    finally:
+        guard.stop()
+
+
+ONE_HIERARCHY = 'mount -t cgroup2 none /sys/fs/cgroup && exec "$@"'
+
+
+@ROOT
+def test_host_with_one_hierarchy_has_cgroups_too(tmp_path: pathlib.Path) -> None:
+    apart = ("unshare", "--mount", "sh", "-c", ONE_HIERARCHY, "sh")
+    if subprocess.run([*apart, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this kernel mounts no second cgroup2")
+    guard = GuardProcess(tmp_path, wrapper=apart)
+    try:
+        with guard.client() as client:
+            pid = started(guard, client)
+            assert client.ask("list")["cgroups"] == ["unified"]
+            place = f"0::/blixard/{guard.name}/a\n"
+            until(lambda: place in pathlib.Path(f"/proc/{pid}/cgroup").read_text())
+            client.ask("kill", uid="a")
+            until(lambda: client.facts("a")["state"] == "exited")
+            client.ask("forget", uid="a")
+    finally:
+        guard.stop()
 
 
 def test_child_holds_no_foreign_descriptor(guard: GuardProcess, client: Client) -> None:

@@ -16,6 +16,7 @@ from blixard.cluster.leases import LeaseConfig
 from blixard.consensus.node import RaftConfig
 from blixard.daemon.bootstrap import transport_address
 from blixard.daemon.files import NodeFiles, Stored
+from blixard.hypervisors.guard.cgroups import remove_abandoned
 from blixard.hypervisors.guard.client import GuardClient
 from blixard.hypervisors.qemu.hypervisor import QemuHypervisor
 from blixard.images.debian.builder import DebianGuestBuilder
@@ -138,6 +139,8 @@ class Daemon:
             loop.add_signal_handler(number, stop.set)
         self._admission.register()
         self.api.register()
+        if abandoned := await asyncio.to_thread(remove_abandoned):
+            self.log("info", "cgroups_removed", guards=abandoned)
         try:
             await self._transport.start(transport_address(self._config))
             await self.node.start()

@@ -20,10 +20,7 @@ class Cgroups:
         self._leaving: list[pathlib.Path] = []
         if os.geteuid() != 0:
             return
-        unified = (ROOT / "cgroup.controllers").exists()
-        places = {} if unified else {controller: ROOT / controller for controller in V1}
-        places["unified"] = ROOT if unified else ROOT / "unified"
-        for controller, root in places.items():
+        for controller, root in _hierarchies().items():
             base = root / "blixard" / name
             with contextlib.suppress(OSError):
                 if (root / "cgroup.procs").exists():
@@ -31,8 +28,9 @@ class Cgroups:
                     self._bases[controller] = base
                     # Left by a guard that was killed; its instances died with it.
                     self._leaving += [folder for folder in base.iterdir() if folder.is_dir()]
-        if unified:
-            for folder in (ROOT / "blixard", ROOT / "blixard" / name):
+        if self._bases.get("unified") == ROOT / "blixard" / name:
+            # A directory offers its children what its parent has switched on.
+            for folder in (ROOT, ROOT / "blixard", ROOT / "blixard" / name):
                 for controller in V1:
                     _write(folder / "cgroup.subtree_control", f"+{controller}")
 
@@ -88,6 +86,42 @@ class Cgroups:
         for base in self._bases.values():
             if _removed(base):
                 _removed(base.parent)
+
+
+def remove_abandoned() -> list[str]:
+    """Remove the empty directories of guards that were killed; return the guards' names.
+
+    A guard has its name among its arguments before it makes a directory: no process, no guard.
+    """
+    parents = [root / "blixard" for root in _hierarchies().values()]
+    found = {
+        f.name for parent in parents if parent.is_dir() for f in parent.iterdir() if f.is_dir()
+    }
+    removed = []
+    for name in sorted(found - _words_of_processes()) if found else []:
+        bases = [parent / name for parent in parents if (parent / name).is_dir()]
+        for base in bases:
+            for folder in (*(f for f in base.iterdir() if f.is_dir()), base):
+                _removed(folder)
+        removed += [] if any(base.exists() for base in bases) else [name]
+    return removed
+
+
+def _hierarchies() -> dict[str, pathlib.Path]:
+    """Return where the host has its hierarchies: one of all controllers, or one for each."""
+    if (ROOT / "cgroup.controllers").exists():
+        return {"unified": ROOT}
+    return {**{controller: ROOT / controller for controller in V1}, "unified": ROOT / "unified"}
+
+
+def _words_of_processes() -> set[str]:
+    words: set[str] = set()
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                line = pathlib.Path("/proc", entry, "cmdline").read_bytes()
+                words.update(line.decode(errors="replace").split("\0"))
+    return words
 
 
 def _write(path: pathlib.Path, text: str) -> None:
