@@ -67,6 +67,7 @@ class QemuHypervisor:
         self._probing = asyncio.Lock()
         self.accelerator: Accelerator | None = None
         self._tsc_khz = _read_tsc_khz()
+        self._consoles = streams.Consoles()
         self._live: dict[str, _Live] = {}
         self._exited: dict[str, asyncio.Event] = {}
         self._callback: Callable[[str], None] = lambda _uid: None
@@ -246,8 +247,9 @@ class QemuHypervisor:
         await streams.send_log(path, stream, tail=tail, follow=follow)
 
     async def console(self, instance_uid: str, stream: Stream) -> None:
-        """Join the serial console to *stream*: raw bytes both ways."""
-        await streams.join_console(self._path(instance_uid, CONSOLE_SOCKET), stream)
+        """Join the serial console to *stream*, raw bytes both ways; one client at a time."""
+        path = self._path(instance_uid, CONSOLE_SOCKET)
+        await self._consoles.join(instance_uid, path, stream)
 
     def console_tail(self, instance_uid: str, lines: int) -> list[str]:
         """Return the last console lines, also of an exited instance."""
