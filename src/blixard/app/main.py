@@ -82,6 +82,7 @@ _CLUSTER = _verbs(
     add_node=(f"{_CLI}.cluster:add_node", "Make a one-time token with which a node joins."),
     join=(f"{_LOCAL}:join", "Join this machine to a cluster with a token."),
     remove_node=(f"{_CLI}.cluster:remove_node", "Move the work away from a node, then remove it."),
+    recover=("blixard.app.recover:recover", "Go on with one node after a majority was lost."),
     force_remove_node=(f"{_CLI}.cluster:force_remove_node", "Remove a node that is lost for good."),
 )
 

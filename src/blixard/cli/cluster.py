@@ -38,7 +38,13 @@ def status(session: Session) -> int:
         if error.code != "NO_QUORUM":
             raise
         cluster, nodes, lost = *_asked(session, stale=True)[:2], error
-    value = {**cluster, "nodes": nodes, **({"noQuorum": lost.message} if lost else {})}
+    trouble = {n["name"]: n["trouble"] for n in cluster.get("nodes", []) if n.get("trouble")}
+    value = {
+        **cluster,
+        "nodes": nodes,
+        "trouble": trouble,
+        **({"noQuorum": lost.message} if lost else {}),
+    }
     session.out.show_value(value, _report(session, cluster, nodes, quorum=lost is None))
     return lost.info.exit_code if lost else 0
 

@@ -108,6 +108,10 @@ class NodeFiles:
         """Write the root's key, for the administrator to put away; nothing reads it."""
         self._write(self.pki / "root.key", root.key_pem, 0o600)
 
+    def mark(self, name: str, text: str) -> None:
+        """Write a small durable file that says what is under way."""
+        self._write(self.root / name, text.encode(), 0o600)
+
     def _write(self, path: pathlib.Path, data: bytes, mode: int) -> None:
         temporary = path.with_name(path.name + ".new")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)

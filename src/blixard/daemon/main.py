@@ -16,6 +16,7 @@ from blixard.cluster.leases import LeaseConfig
 from blixard.consensus.node import RaftConfig
 from blixard.daemon.bootstrap import transport_address
 from blixard.daemon.files import NodeFiles, Stored
+from blixard.daemon.recover import check_not_recovering
 from blixard.hypervisors.guard.cgroups import remove_abandoned
 from blixard.hypervisors.guard.client import GuardClient
 from blixard.hypervisors.qemu.hypervisor import QemuHypervisor
@@ -212,6 +213,7 @@ def _group(name: str) -> int:
 def run_node(config: Config) -> int:
     """Run the daemon in the foreground; return its exit code."""
     files = NodeFiles(config.cluster.data_dir)
+    check_not_recovering(config.cluster.data_dir)
     stored = files.load()
 
     async def main() -> None:
