@@ -139,7 +139,9 @@ def check_repository(problems: list[str]) -> None:
     """Refuse large files, absolute paths of a machine and registry hosts."""
     hosts = re.compile(r"(pypi\.org|files\.pythonhosted|registry\.npmjs|deb\.debian\.org)")
     # /root/dev and the like stand inside a guest: the place where its real root is mounted.
-    machine = re.compile(r"(?<![\w.])/(root(?!/(?:(?:dev|proc|sys|usr)\b|\{))|work|home/[a-z]+)/")
+    machine = re.compile(
+        r"(?<![\w.])/(root(?!/(?:(?:dev|proc|sys|usr|run|tmp)\b|\{))|work|home/[a-z]+)/"
+    )
     for path in _tracked():
         shown = path.relative_to(ROOT)
         if path.stat().st_size > 600_000:

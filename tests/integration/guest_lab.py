@@ -63,13 +63,13 @@ def make_runner(base: pathlib.Path, place: pathlib.Path, services: list[dict[str
     extra.mkdir()
     (extra / "agent.py").write_text(agent_source())
     (extra / "services.json").write_text(json.dumps(services))
-    move = "/bin/busybox mount --move /dev /root/dev"
+    leave = "exec /bin/busybox switch_root"
     copy = "\n".join(
         f"/bin/busybox mkdir -p /root/{os.path.dirname(to)}\n/bin/busybox cp /{name} /root/{to}"
         for name, to in (("agent.py", layout.AGENT_PATH), ("services.json", layout.SERVICES_PATH))
     )
-    assert layout.INIT.count(move) == 1
-    init = layout.INIT.replace(move, f"{copy}\n{move}")
+    assert layout.INIT.count(leave) == 1
+    init = layout.INIT.replace(leave, f"{copy}\n{leave}")
     # The image holds the placeholder compiled.
     (extra / "init").write_text(init.replace(f"{layout.AGENT_PATH}c", layout.AGENT_PATH))
     (extra / "init").chmod(0o755)

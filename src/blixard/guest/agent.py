@@ -11,17 +11,11 @@ it.
 
 from __future__ import annotations
 
-import contextlib
+import _signal  # type: ignore[import-not-found] # the module signal brings enum, for 0.1 s
 import errno
-import glob
-import json
 import os
 import select
-import signal
-import subprocess
-import sys
 import time
-from typing import Any
 
 from blixard.guest.loop import Loop, Outlet, drain, say
 from blixard.guest.machine import (
@@ -50,8 +44,15 @@ from blixard.guest.protocol import (
 )
 from blixard.guest.services import CHUNK, TICK_S, Service, load_services
 from blixard.guest.session import Session
+from blixard.guest.spawn import Child
+from blixard.guest.text import decode, encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 PORT_NAME = "org.blixard.agent"
+PORTS = "/sys/class/virtio-ports"
 AWAY_S = 0.25
 CONSOLE_BYTES_MAX = 256 * 1024
 SESSIONS_MAX = 32
@@ -70,12 +71,12 @@ class Agent:
         self.decoder = Decoder()
         self.out = b""
         self.sessions: dict[int, Session] = {}
-        self.ending: list[subprocess.Popen[bytes]] = []
+        self.ending: list[Child] = []
         self.began = time.monotonic()
         self.stopping = False
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        _signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        _signal.signal(_signal.SIGCHLD, lambda *_: None)
         loop.watch(wake_read, select.POLLIN, lambda _events: drain(wake_read))
 
     def run(self) -> None:
@@ -103,9 +104,11 @@ class Agent:
             path = find_port()
             if path is None:
                 return
-            with contextlib.suppress(OSError):
+            try:
                 self.port = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-                self.loop.watch(self.port, select.POLLIN, self.port_ready)
+            except OSError:
+                return  # the device is not there yet: the next turn looks again
+            self.loop.watch(self.port, select.POLLIN, self.port_ready)
         elif self.port_again and now >= self.port_again:
             self.port_again = 0.0
             self.loop.watch(self.port, select.POLLIN, self.port_ready)
@@ -160,9 +163,9 @@ class Agent:
         session = self.sessions.get(stream)
         if kind == HELLO:
             set_clock(payload)
-            self.send(HELLO, stream, json.dumps({"version": VERSION}).encode())
+            self.send(HELLO, stream, encode({"version": VERSION}))
         elif kind == STATUS:
-            self.send(STATUS, stream, json.dumps(self.status()).encode())
+            self.send(STATUS, stream, encode(self.status()))
         elif kind == EXEC:
             self.exec(stream, payload)
         elif kind == SHUTDOWN:
@@ -190,7 +193,7 @@ class Agent:
     def exec(self, stream: int, payload: bytes) -> None:
         """Start a session."""
         try:
-            request = json.loads(payload)
+            request = decode(payload)
             if len(self.sessions) >= SESSIONS_MAX:
                 raise OSError(errno.EAGAIN, f"{SESSIONS_MAX} sessions are open")
             command = [str(word) for word in request["command"]]
@@ -222,10 +225,14 @@ class Agent:
 
 def find_port() -> str | None:
     """Return the device of the agent's port; the driver may come later than the agent."""
-    for path in glob.glob("/sys/class/virtio-ports/*/name"):
-        with open(path) as file:
+    try:
+        names = os.listdir(PORTS)
+    except FileNotFoundError:
+        return None
+    for name in names:
+        with open(f"{PORTS}/{name}/name") as file:
             if file.read().strip() == PORT_NAME:
-                return "/dev/" + path.split("/")[-2]
+                return f"/dev/{name}"
     return None
 
 
@@ -238,11 +245,11 @@ def main() -> None:
     for problem in failed:
         say(console, problem)
     settings = command_line()
-    set_name(settings.get("host", "guest"))
-    try:
-        set_up_network(settings)
-    except (OSError, ValueError) as error:
-        say(console, f"network: {error}")
+    for set_up in (set_name, set_up_network):
+        try:
+            set_up(settings)
+        except (OSError, ValueError) as error:
+            say(console, f"{set_up.__name__}: {error}")
     agent = Agent(loop, console, load_services(console, settings))
     say(console, "ready to serve")
     agent.run()
@@ -258,4 +265,4 @@ if __name__ == "__main__":
         time.sleep(1)
         if os.getpid() == 1:
             switch_off()
-        sys.exit(1)
+        raise SystemExit(1) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import re
 
-MODULES = ("protocol", "loop", "services", "session", "machine", "agent")
+MODULES = ("protocol", "text", "loop", "spawn", "services", "session", "machine", "agent")
 _FUTURE = "from __future__ import annotations\n"
 _OWN_IMPORT = re.compile(r"^from blixard\.guest\.\w+ import (?:\([^)]*\)|[^\n]*)\n", re.MULTILINE)
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
-import subprocess
-from typing import Any
 
 from blixard.guest.loop import Loop, Outlet, say
+from blixard.guest.spawn import HOME, PATH, Child, joined, spawn
+from blixard.guest.text import decode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 CONFIG = "/etc/blixard/services.json"
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-HOME = "/root"
 TICK_S = 1.0
 STARTED_S = 0.3
 STEADY_S = 60.0
@@ -58,7 +59,7 @@ class Service:
         self.command = [str(word) for word in spec["command"]]
         self.env = {**names, **{str(k): str(v) for k, v in (spec.get("env") or {}).items()}}
         self.restart = bool(spec.get("restart", True))
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Child | None = None
         self.started = 0.0
         self.next_start = 0.0
         self.failures = 0
@@ -81,16 +82,10 @@ class Service:
         """Start the process; its output goes to the console by a pipe."""
         self.started = now
         read, write = os.pipe2(os.O_CLOEXEC)
+        env = {"PATH": PATH, "HOME": HOME, **self.env}
+        actions = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0), *joined(write, write)]
         try:
-            self.process = subprocess.Popen(
-                self.command,
-                env={"PATH": PATH, "HOME": HOME, **self.env},
-                stdin=subprocess.DEVNULL,
-                stdout=write,
-                stderr=write,
-                start_new_session=True,
-                cwd="/",
-            )
+            self.process = spawn(self.command, env, actions, "/")
             self.state = "starting"
             Lines(loop, read, self.name, console)
         except (OSError, ValueError) as error:
@@ -125,8 +120,8 @@ def load_services(console: Outlet, settings: dict[str, str]) -> list[Service]:
     """
     names = {"BLIXARD_INSTANCE": settings.get("host", ""), "BLIXARD_NODE": settings.get("node", "")}
     try:
-        with open(CONFIG) as file:
-            return [Service(spec, names) for spec in json.load(file)]
+        with open(CONFIG, "rb") as file:
+            return [Service(spec, names) for spec in decode(file.read())]
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError) as error:

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
-import pty
 import select
-import signal
 import struct
-import subprocess
-import termios
-from collections.abc import Callable
-from typing import Protocol
 
 from blixard.guest.loop import Loop
 from blixard.guest.protocol import EXIT, HEADER, STDERR, STDOUT, WINDOW, WINDOW_BYTES
-from blixard.guest.services import CHUNK, HOME, PATH
+from blixard.guest.services import CHUNK
+from blixard.guest.spawn import HOME, PATH, Child, joined, spawn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    class Channel(Protocol):
+        """What a session needs of the agent."""
+
+        loop: Loop
+        sessions: dict[int, Session]
+        ending: list[Child]
+
+        def send(self, kind: int, stream: int, payload: bytes = b"") -> None:
+            """Queue a frame for the host."""
 
 
-class Channel(Protocol):
-    """What a session needs of the agent."""
-
-    loop: Loop
-    sessions: dict[int, Session]
-    ending: list[subprocess.Popen[bytes]]
-
-    def send(self, kind: int, stream: int, payload: bytes = b"") -> None:
-        """Queue a frame for the host."""
+TIOCSWINSZ = 0x5414  # asm-generic/ioctls.h
+SIGKILL = 9
 
 
 class Session:
@@ -48,22 +50,15 @@ class Session:
             os.set_blocking(descriptor, False)
         self.watch_readers()
 
-    def start(self, command: list[str]) -> tuple[subprocess.Popen[bytes], int]:
+    def start(self, command: list[str]) -> tuple[Child, int]:
         """Start the process; return it with the descriptor of its input."""
         environment = {"PATH": PATH, "HOME": HOME, "TERM": "xterm-256color"}
         if self.tty:
-            master, slave = pty.openpty()
+            master, slave = os.openpty()
             try:
-                process = subprocess.Popen(
-                    command,
-                    stdin=slave,
-                    stdout=slave,
-                    stderr=slave,
-                    env=environment,
-                    cwd=HOME,
-                    start_new_session=True,
-                    preexec_fn=take_terminal,  # noqa: PLW1509 - the agent has one thread
-                )
+                # A session without a terminal gets the one that it opens as its own.
+                opened = (os.POSIX_SPAWN_OPEN, 0, os.ttyname(slave), os.O_RDWR, 0)
+                process = spawn(command, environment, [opened, *joined(0, 0)], HOME)
             except (OSError, ValueError):
                 os.close(master)
                 raise
@@ -71,27 +66,21 @@ class Session:
                 os.close(slave)
             self.readers = {master: STDOUT}
             return process, master
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(
-            command,
-            stdin=pipe,
-            stdout=pipe,
-            stderr=pipe,
-            env=environment,
-            cwd=HOME,
-            start_new_session=True,
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        self.readers = {
-            os.dup(process.stdout.fileno()): STDOUT,
-            os.dup(process.stderr.fileno()): STDERR,
-        }
-        stdin = os.dup(process.stdin.fileno())
-        for file in (process.stdin, process.stdout, process.stderr):
-            file.close()
-        return process, stdin
+        (stdin, give), (take, stdout), (take_errors, stderr) = [
+            os.pipe2(os.O_CLOEXEC) for _ in range(3)
+        ]
+        try:
+            actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), *joined(stdout, stderr)]
+            process = spawn(command, environment, actions, HOME)
+        except (OSError, ValueError):
+            for descriptor in (give, take, take_errors):
+                os.close(descriptor)
+            raise
+        finally:
+            for descriptor in (stdin, stdout, stderr):
+                os.close(descriptor)
+        self.readers = {take: STDOUT, take_errors: STDERR}
+        return process, give
 
     # -- output --
 
@@ -204,8 +193,10 @@ class Session:
         if self.tty:
             if self.input_ends:
                 self.input_ends = False
-                with contextlib.suppress(OSError):
+                try:
                     os.write(self.stdin, b"\x04")
+                except OSError:
+                    pass  # the process is gone: its end is told by its exit
             return
         self.agent.loop.unwatch(self.stdin)
         if self.input_ends:
@@ -215,25 +206,24 @@ class Session:
     def resize(self, payload: bytes) -> None:
         """Set the terminal's size from ``COLSxROWS``."""
         if self.tty:
-            with contextlib.suppress(ValueError, OSError, struct.error):
+            try:
                 columns, rows = (int(part) for part in payload.decode().split("x"))
-                fcntl.ioctl(self.stdin, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+                fcntl.ioctl(self.stdin, TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+            except (ValueError, OSError, struct.error):
+                pass  # no size: the terminal keeps the one it has
 
     def close(self) -> None:
         """Release descriptors and kill what is left."""
         if self.agent.sessions.pop(self.stream, None) is None:
             return
         if self.process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+            try:
+                os.killpg(self.process.pid, SIGKILL)
+            except ProcessLookupError:
+                pass
             self.agent.ending.append(self.process)
         for descriptor in {self.stdin, *self.readers} - {-1}:
             self.agent.loop.unwatch(descriptor)
             os.close(descriptor)
         self.readers = {}
         self.stdin = -1
-
-
-def take_terminal() -> None:
-    """Make the inherited terminal the controlling one of the new session."""
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
