@@ -59,6 +59,14 @@ def test_full_disks_refuse_writes_and_recover(node):
     assert simulation.history.refused > 0
 
 
+def test_leader_whose_disk_is_full_hands_over():
+    plan = Plan((Fault(8_000, "full", 25_000, (1,)),), 34_000)
+    simulation = Simulation(Options(seed=1, nodes=3), plan=plan)
+    assert simulation.run().violations == ()
+    assert simulation.history.refused == 0
+    assert simulation.history.writes > 100
+
+
 def hashes(hash_seed):
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
     done = subprocess.run(

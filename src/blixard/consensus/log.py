@@ -8,7 +8,10 @@ crash cut short.
 
 from __future__ import annotations
 
+import errno
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from zlib import crc32
 
 import msgspec
@@ -16,6 +19,7 @@ import msgspec
 from blixard.base.errors import BlixardError
 from blixard.ports.disk import Disk, File
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 MAGIC = b"BxR1"
 HEAD, GROUP = 1, 2
 _HEADER = struct.Struct("<4sIIBQ")
@@ -97,6 +101,20 @@ def corrupt(path: str, offset: int, what: str) -> BlixardError:
     )
 
 
+@contextmanager
+def no_raw_errors(what: str) -> Iterator[None]:
+    """Give whatever the disk refuses a code and the name of what was under way.
+
+    Raises:
+        BlixardError: DISK_FULL, DISK_FAILED.
+    """
+    try:
+        yield
+    except OSError as error:
+        code = "DISK_FULL" if error.errno in NO_ROOM else "DISK_FAILED"
+        raise BlixardError(code, f"{what}: {error}") from error
+
+
 async def sync_file(file: File, path: str) -> None:
     """Return once the file is durable; after a failure the system may have dropped the data."""
     try:
@@ -143,8 +161,10 @@ class Log:
         """Read all segments, cut a torn tail off, and get ready to append.
 
         Raises:
-            BlixardError: LOG_CORRUPT, naming file and offset.
+            BlixardError: LOG_CORRUPT, naming file and offset; DISK_FAILED.
         """
+        # A process killed after it made a segment may have left a name that is not durable.
+        await sync_directory(self._disk, self.directory)
         numbers = self._numbers()
         records: list[Record] = []
         cut = 0
@@ -180,7 +200,9 @@ class Log:
         if end < len(data):
             file.truncate(end)
         if last:
-            # A killed process leaves records that only the system's cache holds.
+            # A killed process leaves a record that only the system's cache holds. If its sync
+            # failed, the cache calls it clean: it is written anew, or a sync would do nothing.
+            file.pwrite(found[-1].offset, data[found[-1].offset : end])
             await sync_file(file, path)
         records += found
         highest = max(record.index for record in found)

@@ -50,6 +50,7 @@ __all__ = [
 ]
 
 _READIES_PER_PASS = 64
+_FULL_HAND_OVER_S = 10.0
 
 Entries = list[tuple[int, int, bool, int, bytes]]
 Ready = tuple[
@@ -75,8 +76,12 @@ class RaftNode:
         machine: StateMachine,
         *,
         directory: str = "raft",
+        uid: str = "",
     ) -> None:
+        """Make a node that is not started; with *uid*, it refuses the state of another node."""
         self._env = env
+        self._uid = uid
+        self._hand_over_at = 0.0
         self._config = config
         self._machine = machine
         self._directory = directory
@@ -85,7 +90,9 @@ class RaftNode:
         self._role_callbacks: list[Callable[[], None]] = []
         self._applied_callbacks: list[Callable[[int], None]] = []
         self._proposals = Proposals(
-            max_pending=config.max_pending_proposals, max_batch=config.max_batch_entries
+            max_pending=config.max_pending_proposals,
+            max_batch=config.max_batch_entries,
+            max_bytes=config.max_uncommitted_bytes,
         )
         self._reads = Reads(
             max_waiters=config.max_pending_reads,
@@ -137,9 +144,10 @@ class RaftNode:
         """Recover from disk, then run.
 
         Raises:
-            BlixardError: LOG_CORRUPT naming file and offset; NOT_FOUND without a first state.
+            BlixardError: LOG_CORRUPT naming file and offset; NOT_FOUND without a first state;
+                WRONG_CLUSTER for the state of another node; DISK_FAILED, DISK_FULL.
         """
-        found = await recovery.recover(self._env, self._directory, self._config)
+        found = await recovery.recover(self._env, self._directory, self._config, self._uid)
         self._adopt(found)
         self._room.start()
         transport = self._env.transport
@@ -588,7 +596,20 @@ class RaftNode:
             self._give_up_leadership()
         else:
             self._ticks_due = count
+        if self._room.full and self.role == "leader" and now >= self._hand_over_at:
+            self._hand_over_at = now + _FULL_HAND_OVER_S
+            self._env.spawn(self._hand_over_full(), name="raft-hand-over")
         self._wake.set()
+
+    async def _hand_over_full(self) -> None:
+        """A leader without room refuses all writes; another voter may have room."""
+        if len(self._membership.voters()) < 2:
+            return
+        self._env.log("warning", "raft_full_leader_hands_over")
+        try:
+            await self.transfer_leader(0, timeout_s=2 * self._config.election_s)
+        except BlixardError as error:
+            self._env.log("warning", "raft_hand_over_failed", code=error.code)
 
     def _give_up_leadership(self) -> None:
         """A disk that does not answer must not lead; nor does it stand for election."""

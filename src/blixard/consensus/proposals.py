@@ -28,8 +28,10 @@ class Pending(msgspec.Struct, eq=False):
 class Proposals:
     """What was proposed and is not answered yet, by token in order of arrival."""
 
-    def __init__(self, *, max_pending: int, max_batch: int) -> None:
+    def __init__(self, *, max_pending: int, max_batch: int, max_bytes: int) -> None:
         self._max_pending = max_pending
+        self._max_bytes = max_bytes
+        self._queued_bytes = 0
         self._max_batch = max_batch
         self._next_token = 1
         self.pending: dict[int, Pending] = {}
@@ -44,9 +46,12 @@ class Proposals:
         """Queue an entry. Raises BlixardError OVERLOADED."""
         if len(self.pending) >= self._max_pending:
             raise BlixardError("OVERLOADED", "too many proposals wait for a quorum")
+        if self.queue and self._queued_bytes + len(data) > self._max_bytes:
+            raise BlixardError("OVERLOADED", "too many bytes wait to be proposed")
         self._next_token = token = self._next_token + 1
         self.pending[token] = Pending(future, deadline)
         self.queue.append((token, data))
+        self._queued_bytes += len(data)
 
     def expect(self, token: int, future: asyncio.Future[Any], deadline: float) -> None:
         """Wait for an entry that stands in the log already."""
@@ -57,6 +62,7 @@ class Proposals:
         while self.queue:
             batch = self.queue[: self._max_batch]
             del self.queue[: self._max_batch]
+            self._queued_bytes -= sum(len(data) for _, data in batch)
             taken = engine.propose_many(batch)
             for token, _ in batch:
                 if taken:
@@ -84,6 +90,7 @@ class Proposals:
             unknown = self.pending[token].appended
             self.fail(token, _unknown("leadership was lost") if unknown else not_leader)
         self.queue.clear()
+        self._queued_bytes = 0
 
     def tick(self, now: float) -> None:
         """Answer those whose time is over."""
@@ -92,6 +99,7 @@ class Proposals:
                 self.fail(token, _unknown("no quorum confirmed it before the deadline"))
             else:
                 self.queue = [item for item in self.queue if item[0] != token]
+                self._queued_bytes = sum(len(data) for _, data in self.queue)
                 self.fail(token, BlixardError("NO_QUORUM", "the proposal was never appended"))
 
 

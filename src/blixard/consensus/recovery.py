@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import struct
 from posixpath import dirname
+from zlib import crc32
 
 import msgspec
 
 from blixard._raft import RawRaft, RecoveryError
 from blixard.base.errors import BlixardError
 from blixard.consensus.config import Member, RaftConfig
-from blixard.consensus.log import Log, Recovered, corrupt, read_file, sync_directory, sync_file
+from blixard.consensus.log import (
+    Log,
+    Recovered,
+    corrupt,
+    no_raw_errors,
+    read_file,
+    sync_directory,
+    sync_file,
+)
 from blixard.consensus.snapshots import SnapshotMeta, SnapshotStore
 from blixard.ports.disk import Disk
 from blixard.ports.environment import Environment
 
 FIRST_INDEX = FIRST_TERM = 1
+RESERVE = "reserve"
+_CHECK = struct.Struct("<I")
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -60,8 +72,16 @@ async def write_first_state(
     A crash before the end leaves no identity: the call is made again and starts over.
     """
     disk = env.disk
-    if disk.exists(f"{directory}/identity"):
+    if has_state(disk, directory):
         raise BlixardError("WRONG_CLUSTER", f"{directory} already holds a node's state")
+    with no_raw_errors(f"the first state in {directory}"):
+        await _write_first_state(env, directory, identity, voter=voter)
+
+
+async def _write_first_state(
+    env: Environment, directory: str, identity: Identity, *, voter: bool
+) -> None:
+    disk = env.disk
     for path in (directory, f"{directory}/log", f"{directory}/snap"):
         disk.mkdir(path)
         for name in disk.listdir(path):
@@ -90,12 +110,17 @@ async def _write_identity(disk: Disk, directory: str, identity: Identity) -> Non
     file = disk.open(path + ".tmp", create=True)
     data = msgspec.json.encode(identity)
     file.truncate(0)
-    file.pwrite(0, data)
+    file.pwrite(0, data + _CHECK.pack(crc32(data)))
     await sync_file(file, path)
     file.close()
     disk.rename(path + ".tmp", path)
     for place in (f"{directory}/log", f"{directory}/snap", directory, dirname(directory)):
         await sync_directory(disk, place)
+
+
+def has_state(disk: Disk, directory: str) -> bool:
+    """Tell whether the first state was written to its end; if not, it is written again."""
+    return disk.exists(f"{directory}/identity")
 
 
 def read_identity(disk: Disk, directory: str) -> Identity:
@@ -109,21 +134,36 @@ def read_identity(disk: Disk, directory: str) -> Identity:
         raise BlixardError("NOT_FOUND", f"{path}: this node has no consensus state yet")
     file = disk.open(path)
     try:
-        return msgspec.json.decode(read_file(file), type=Identity)
+        data = read_file(file)
+        body = data[: -_CHECK.size]
+        if len(data) < _CHECK.size or _CHECK.pack(crc32(body)) != data[-_CHECK.size :]:
+            raise corrupt(path, 0, "the checksum does not fit")
+        return msgspec.json.decode(body, type=Identity)
     except msgspec.MsgspecError as error:
         raise corrupt(path, 0, str(error)) from error
     finally:
         file.close()
 
 
-async def recover(env: Environment, directory: str, config: RaftConfig) -> Start:
+async def recover(env: Environment, directory: str, config: RaftConfig, uid: str) -> Start:
     """Read snapshots and log, and build the engine on them.
 
     Raises:
-        BlixardError: LOG_CORRUPT naming file and offset; NOT_FOUND.
+        BlixardError: LOG_CORRUPT naming file and offset; NOT_FOUND; WRONG_CLUSTER if the state is
+            that of another node; DISK_FAILED, DISK_FULL.
     """
+    with no_raw_errors(f"recovery from {directory}"):
+        return await _recover(env, directory, config, uid)
+
+
+async def _recover(env: Environment, directory: str, config: RaftConfig, uid: str) -> Start:
     disk = env.disk
     identity = read_identity(disk, directory)
+    if uid and identity.member.uid != uid:
+        raise BlixardError(
+            "WRONG_CLUSTER",
+            f"{directory} holds the state of node {identity.member.uid}, this is node {uid}",
+        )
     snapshots = SnapshotStore(disk, f"{directory}/snap")
     snapshots.sweep()
     await sync_directory(disk, snapshots.directory)
@@ -137,6 +177,8 @@ async def recover(env: Environment, directory: str, config: RaftConfig) -> Start
         raise (damaged[0][1] if damaged else error) from error
     mending = core.mending_group()
     if mending:
+        # The reserve is there for this: a full disk must not keep a node from starting.
+        disk.unlink(f"{directory}/{RESERVE}")
         log.write(mending, meta.index)
         await log.sync()
     for path, damage in damaged:

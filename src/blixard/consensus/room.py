@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import errno
-
 from blixard.consensus.config import RaftConfig
+from blixard.consensus.log import NO_ROOM
 from blixard.ports.environment import Environment
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _CHECK_EVERY_TICKS = 10
 
 
 def is_full(error: OSError) -> bool:
     """Tell whether the error means that the disk has no room."""
-    return error.errno in _FULL
+    return error.errno in NO_ROOM
 
 
 class Room:
@@ -61,7 +59,7 @@ class Room:
             file.pwrite(0, bytes(self._config.reserve_bytes))
         except OSError as error:
             if not is_full(error):
-                raise
+                self._env.fatal(f"the reserve could not be written: {error}")
             self._env.disk.unlink(self._path)
             return False
         finally:

@@ -9,7 +9,7 @@ import msgspec
 
 from blixard.base.errors import BlixardError
 from blixard.consensus.config import RaftConfig
-from blixard.consensus.log import sync_file
+from blixard.consensus.log import no_raw_errors, sync_file
 from blixard.consensus.room import Room, is_full
 from blixard.consensus.snapshots import SnapshotStore
 from blixard.consensus.wire import SNAPSHOT_METHOD, Chunk, ChunkAnswer, Hello
@@ -176,7 +176,8 @@ class SnapshotReceiver:
                 await sync_file(file, self._aside)
             finally:
                 file.close()
-            meta = await self._store.adopt(self._aside)
+            with no_raw_errors(f"the snapshot in {self._aside}"):
+                meta = await self._store.adopt(self._aside)
             if (meta.index, meta.term, meta.cluster_id) != (
                 chunk.index,
                 chunk.term,

@@ -16,7 +16,9 @@ from blixard.base.errors import BlixardError
 from blixard.cluster.facade import Cluster
 from blixard.cluster.leases import LeaseConfig
 from blixard.cluster.machine import ClusterMachine
+from blixard.consensus.log import read_file
 from blixard.consensus.node import Member, RaftConfig, RaftNode
+from blixard.consensus.recovery import has_state
 from blixard.node import messages as m
 from blixard.node.founding import Founding, founding_ops
 from blixard.node.kinds import all_kinds
@@ -75,7 +77,13 @@ class Voter:
     def __init__(self, node: Node) -> None:
         env, config = node.env, node.config
         self.machine = ClusterMachine(all_kinds())
-        self.raft = RaftNode(env, config.raft, self.machine, directory=RAFT_DIRECTORY)
+        self.raft = RaftNode(
+            env,
+            config.raft,
+            self.machine,
+            directory=RAFT_DIRECTORY,
+            uid=node.identity.uid,
+        )
         self.cluster = Cluster(self.raft, self.machine, env)
         self.duties = LeaderDuties(env, self.raft, self.cluster, config.lease)
         self.controller = ReplicaController(env, self.cluster)
@@ -191,7 +199,7 @@ class Node:
             self.env.transport.on_request(method, handler)
         self.env.transport.on_request(m.INVITE, self._invited)
         self._set_peers(await self._stored_peers())
-        if self.env.disk.exists(RAFT_DIRECTORY):
+        if has_state(self.env.disk, RAFT_DIRECTORY):
             await self._start_voter()
         await self.reconciler.adopt()
         self.env.spawn(self.reconciler.run_network(), name="network")
@@ -291,11 +299,11 @@ class Node:
         disk = self.env.disk
         if not disk.exists(PEERS_FILE):
             return self.identity.peers
-        file = disk.open(PEERS_FILE)
         try:
-            data = file.pread(0, file.size())
-        finally:
-            file.close()
+            data = read_file(disk.open(PEERS_FILE))
+        except OSError as error:
+            self.env.log("warning", "peers_not_read", detail=str(error))
+            return self.identity.peers
         try:
             return msgspec.msgpack.decode(data, type=tuple[m.Peer, ...])
         except msgspec.DecodeError:

@@ -13,7 +13,7 @@ class HostClock:
     *offset_ns* at each boot.
     """
 
-    __slots__ = ("_base_ns", "_rate", "_wall_ms", "drift_ppb", "offset_ns")
+    __slots__ = ("_base_ns", "_frozen_ms", "_rate", "_wall_ms", "drift_ppb", "offset_ns")
 
     def __init__(self, *, base_ns: int = 0, offset_ns: int = 0, drift_ppb: int = 0) -> None:
         self._base_ns = base_ns
@@ -21,6 +21,7 @@ class HostClock:
         self.drift_ppb = drift_ppb
         self._rate = 1 + drift_ppb / BILLION
         self._wall_ms = WALL_EPOCH_MS + base_ns // 1_000_000
+        self._frozen_ms: int | None = None
 
     def boottime_ns(self, now_ns: int) -> int:
         """Return the host's nanoseconds at the world's *now_ns*."""
@@ -29,11 +30,21 @@ class HostClock:
 
     def wall_ms(self, now_ns: int) -> int:
         """Return the host's Unix milliseconds."""
+        if self._frozen_ms is not None:
+            return self._frozen_ms
         return self._wall_ms + (self.boottime_ns(now_ns) - self.offset_ns) // 1_000_000
 
     def step_wall(self, milliseconds: int) -> None:
         """Set the wall clock forward or back; boot time does not notice."""
         self._wall_ms += milliseconds
+
+    def freeze_wall(self, now_ns: int) -> None:
+        """The wall clock stands still; boot time goes on."""
+        self._frozen_ms = self.wall_ms(now_ns)
+
+    def heal(self) -> None:
+        """The wall clock goes again, and shows the time it would have shown."""
+        self._frozen_ms = None
 
     def world_delay_ns(self, delay_s: float) -> int:
         """Return how long the world must wait until *delay_s* have passed on this host."""

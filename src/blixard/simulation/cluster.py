@@ -10,9 +10,11 @@ import msgspec
 from blixard.base.errors import BlixardError
 from blixard.consensus.config import Member, RaftConfig
 from blixard.consensus.node import RaftNode
+from blixard.consensus.recovery import has_state
 from blixard.ports.environment import Environment
 from blixard.simulation.observed import Watch, watch_machine, watch_raft
 from blixard.simulation.register import Command, RegisterMachine
+from blixard.simulation.repair import REPLACE, Replace, pending
 from blixard.simulation.workload import READ, WRITE, Write
 from blixard.simulation.world import Host
 
@@ -63,7 +65,7 @@ class RaftApp:
 
     def make_raft(self, env: Environment, config: RaftConfig) -> RaftNode:
         """Return the node; a test may plant a bug here."""
-        return RaftNode(env, config, self.machine, directory=_RAFT)
+        return RaftNode(env, config, self.machine, directory=_RAFT, uid=self._host.uid)
 
     @property
     def raft(self) -> RaftNode:
@@ -84,22 +86,27 @@ class RaftApp:
 
     async def run(self) -> None:
         """Make the first state if there is none, start, serve; the first host invites the rest."""
-        first = not self._env.disk.exists(_RAFT)
+        first = not has_state(self._env.disk, _RAFT)
+        self._env.transport.on_request(REPLACE, self._replace)
         if first:
             await self._first_state()
-        watch_machine(self.machine, self._host.number, self._watch)
+        watch_machine(self.machine, self._host.raft_id, self._watch)
         await self._raft.start()
-        watch_raft(self._raft, self._host.number, self._watch)
+        watch_raft(self._raft, self._host.raft_id, self._watch)
         self._env.transport.on_request(WRITE, self._write)
         self._env.transport.on_request(READ, self._read)
-        if first and self._host.number == 1:
+        if first and self._founder:
             await self._invite_all()
 
+    @property
+    def _founder(self) -> bool:
+        return self._host.number == 1 and self._host.generation == 0
+
     def _member(self, host: Host) -> Member:
-        return Member(raft_id=host.number, uid=host.uid, address=host.address, learner=True)
+        return Member(raft_id=host.raft_id, uid=host.uid, address=host.address, learner=True)
 
     async def _first_state(self) -> None:
-        make = RaftNode.bootstrap if self._host.number == 1 else RaftNode.create_empty
+        make = RaftNode.bootstrap if self._founder else RaftNode.create_empty
         await make(
             self._env, directory=_RAFT, cluster_id=CLUSTER_ID, member=self._member(self._host)
         )
@@ -111,23 +118,40 @@ class RaftApp:
 
     async def _invited(self, host: Host) -> bool:
         """One step towards a vote for *host*; True once it votes."""
-        known = self._raft.members.get(host.number)
         try:
-            if known is None:
-                await self._raft.add_learner(self._member(host), timeout_s=_STEP_S)
-            elif known.learner:
-                await self._raft.promote(host.number, timeout_s=_STEP_S)
-            else:
-                return True
+            return await self._let_in(self._member(host))
         except BlixardError as error:
             self._env.log("info", "invitation_postponed", code=error.code)
         return False
+
+    async def _let_in(self, member: Member) -> bool:
+        known = self._raft.members.get(member.raft_id)
+        if known is None:
+            await self._raft.add_learner(member, timeout_s=_STEP_S)
+        elif known.learner:
+            await self._raft.promote(member.raft_id, timeout_s=_STEP_S)
+        else:
+            return True
+        return False
+
+    async def _replace(self, _uid: str, payload: bytes) -> bytes:
+        """One step of the replacement of a node."""
+        wanted = msgspec.msgpack.decode(payload, type=Replace)
+        if not self._raft.is_leader:
+            raise self._raft.not_leader()
+        for _, raft_id in wanted.old:
+            if raft_id in self._raft.members:
+                await self._raft.remove(raft_id, timeout_s=_STEP_S)
+        member = Member(wanted.new_raft_id, wanted.new_uid, wanted.address, learner=True)
+        if not await self._let_in(member):
+            raise pending(f"{wanted.new_uid} does not vote yet")
+        return b""
 
     async def _write(self, _uid: str, payload: bytes) -> bytes:
         write = msgspec.msgpack.decode(payload, type=Write)
         command = msgspec.msgpack.encode(Command(write.key, write.text))
         await self._raft.propose(command, timeout_s=1.2)
-        self._watch.acknowledged(write.text.encode())
+        self._watch.acknowledged(write.text.encode(), self._raft)
         return b""
 
     async def _read(self, _uid: str, payload: bytes) -> bytes:

@@ -9,11 +9,13 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+from blixard.simulation.damage import Trouble
 from blixard.simulation.process import Process
 
 DEFAULT_CAPACITY = 1 << 30
 SECTORS = (512, 4096)
-_LOST, _APPLIED, _TORN = 0.4, 0.4, 0.2
+MISDIRECTED_BYTES = 4096
+_APPLIED, _TORN, _ZEROED = 0.4, 0.2, 0.05  # the rest is lost
 _SLOW_SYNC = 0.01
 
 Operation = tuple[int, bytes | None]  # (offset, data), or (new size, None)
@@ -53,9 +55,10 @@ def tear(generator: random.Random, operation: Operation) -> list[Operation]:
 class FileNode:
     """One file: its bytes as read, as durable, and the operations between the two."""
 
-    __slots__ = ("current", "done", "durable", "pending")
+    __slots__ = ("current", "done", "durable", "pending", "solid")
 
     def __init__(self) -> None:
+        self.solid = 0  # bytes that were durable before the last sync
         self.current = bytearray()
         self.durable = bytearray()
         self.pending: list[Operation] = []
@@ -71,6 +74,7 @@ class FileNode:
         count = until - self.done
         if count <= 0:
             return
+        self.solid = self.pending[0][0]
         for operation in self.pending[:count]:
             apply_operation(self.durable, operation)
         del self.pending[:count]
@@ -85,9 +89,25 @@ class FileNode:
             elif fate < _APPLIED + _TORN:
                 for piece in tear(generator, operation):
                     apply_operation(self.durable, piece)
+            elif fate < _APPLIED + _TORN + _ZEROED:
+                # The new size reached the disk, the bytes did not.
+                size = operation[0] + len(operation[1] or b"")
+                self.durable.extend(bytes(max(0, size - len(self.durable))))
         self.done += len(self.pending)
         self.pending.clear()
         self.current = bytearray(self.durable)
+
+    def misdirect(self, operation: Operation) -> None:
+        """Write where it was asked as far as reads can tell, and too early in the file really."""
+        apply_operation(self.current, operation)
+        self.pending.append((operation[0] - MISDIRECTED_BYTES, operation[1]))
+
+    def drop(self, until: int) -> None:
+        """A sync failed: what it should have written counts as clean, and is never written."""
+        count = until - self.done
+        if count > 0:
+            del self.pending[:count]
+            self.done = until
 
 
 class DirectoryNode:
@@ -150,6 +170,8 @@ class DiskImage:
         self.generator = generator
         self.capacity = capacity
         self.full = False
+        self.trouble: Trouble | None = None
+        self.hurt = False  # it has failed, lied or lost something: its node may stop
         self.stalled_until_ns = 0
         self.sync_mean_s = 0.0005
         self.slow_sync_s = 0.05
@@ -161,6 +183,31 @@ class DiskImage:
         self.root.crash(self.generator)
         self.used = sum(len(node.current) for _, node in self.files())
         self.stalled_until_ns = 0
+
+    def replace(self) -> None:
+        """An empty disk takes the place of this one."""
+        self.root = DirectoryNode()
+        self.used = 0
+        self.trouble = None
+        self.full = self.hurt = False
+
+    @property
+    def no_room(self) -> bool:
+        """Whether writes may fail for want of room."""
+        return self.full or (self.trouble is not None and self.trouble.room_bytes >= 0)
+
+    def heal(self) -> None:
+        """What it does from now on is right; what it holds stays as it is."""
+        self.trouble = None
+        self.full = False
+        self.stalled_until_ns = 0
+
+    def fails(self, chance: float) -> bool:
+        """Draw whether a troubled disk fails now, and remember that it did."""
+        if chance and self.generator.random() < chance:
+            self.hurt = True
+            return True
+        return False
 
     def files(self) -> list[tuple[str, FileNode]]:
         """Return all files by path."""
@@ -192,6 +239,8 @@ class DiskImage:
 
     def take_room(self, growth: int) -> None:
         """Account for *growth* bytes. Raises OSError ENOSPC."""
+        if growth > 0 and self.trouble is not None and self.trouble.room_bytes >= 0:
+            self.trouble.take_room(growth)
         if growth > 0 and (self.full or self.used + growth > self.capacity):
             raise OSError(errno.ENOSPC, "no space left on the simulated disk")
         self.used += growth
@@ -220,23 +269,51 @@ def _walk(prefix: str, directory: DirectoryNode) -> list[tuple[str, FileNode]]:
 class SimFile:
     """``ports.disk.File`` for one process; a dead process changes nothing any more."""
 
+    __slots__ = ("_disk", "_failed", "_node")
+
     def __init__(self, disk: SimDisk, node: FileNode) -> None:
         self._disk = disk
         self._node = node
+        self._failed = False
+
+    def _usable(self) -> None:
+        if self._failed:
+            raise OSError(errno.EIO, "an earlier sync of the simulated file failed")
 
     def pwrite(self, offset: int, data: bytes) -> None:
-        """Write; buffered."""
-        if self._disk.process.alive:
-            growth = offset + len(data) - len(self._node.current)
-            self._disk.image.take_room(max(growth, 0))
-            self._node.write((offset, bytes(data)))
+        """Write; buffered. Without room for all, what there is room for is written first."""
+        self._usable()
+        disk, node = self._disk, self._node
+        if not disk.process.alive:
+            return
+        image, trouble = disk.image, disk.image.trouble
+        if trouble is not None:
+            if image.fails(trouble.write_error):
+                raise OSError(errno.EIO, "the simulated disk fails to write")
+            if trouble.misdirect and offset >= MISDIRECTED_BYTES and data:
+                trouble.misdirect = False
+                image.hurt = True
+                node.misdirect((offset, bytes(data)))
+                return
+            room = trouble.room_bytes
+            fits = room - max(0, offset - len(node.current))
+            if room >= 0 and 0 < fits < offset + len(data) - len(node.current):
+                node.write((offset, bytes(data[:fits])))
+        growth = offset + len(data) - len(node.current)
+        image.take_room(max(growth, 0))
+        node.write((offset, bytes(data)))
 
     def pread(self, offset: int, length: int) -> bytes:
         """Read what was written last."""
+        self._usable()
+        trouble = self._disk.image.trouble
+        if trouble is not None and self._disk.image.fails(trouble.read_error):
+            raise OSError(errno.EIO, "the simulated disk fails to read")
         return bytes(self._node.current[offset : offset + length])
 
     def truncate(self, size: int) -> None:
         """Set the size."""
+        self._usable()
         if self._disk.process.alive:
             growth = size - len(self._node.current)
             self._disk.image.take_room(growth)
@@ -248,12 +325,17 @@ class SimFile:
 
     async def sync(self) -> None:
         """Make what was written before the call durable, a little later."""
-        node = self._node
+        self._usable()
+        node, image = self._node, self._disk.image
         until = node.done + len(node.pending)
         await self._disk.wait()
+        if image.trouble is not None and image.fails(image.trouble.sync_error):
+            self._failed = True
+            node.drop(until)
+            raise OSError(errno.EIO, "the simulated disk fails to sync")
         checksum = zlib.crc32(node.current[-64:])
         node.persist(until)
-        self._disk.image.on_sync(len(node.current), checksum)
+        image.on_sync(len(node.current), checksum)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -343,8 +425,14 @@ class SimDisk:
         directory = self.image.directory(path)
         until = directory.done + len(directory.pending)
         await self.wait()
+        trouble = self.image.trouble
+        if trouble is not None and self.image.fails(trouble.sync_error):
+            raise OSError(errno.EIO, "the simulated disk fails to sync a directory", path)
         directory.persist(until)
 
     def free_bytes(self) -> int:
         """Return the room left."""
-        return 0 if self.image.full else self.image.capacity - self.image.used
+        image = self.image
+        if image.trouble is not None and image.trouble.room_bytes >= 0:
+            return image.trouble.room_bytes
+        return 0 if image.full else image.capacity - image.used

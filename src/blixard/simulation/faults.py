@@ -20,10 +20,17 @@ HANDS: dict[str, Hand] = {
 class Injector:
     """Puts the faults of a plan on the clock of the world."""
 
-    def __init__(self, world: World, plan: Plan, start: Callable[[Host], None]) -> None:
+    def __init__(
+        self,
+        world: World,
+        plan: Plan,
+        *,
+        start: Callable[[Host], None],
+        broken: Callable[[Host], None],
+    ) -> None:
         self._world = world
         self._plan = plan
-        self._hands = Hands(world, start)
+        self._hands = Hands(world, start, broken)
         self._healed = False
         self.fired: dict[str, int] = {}
 
@@ -54,6 +61,6 @@ class Injector:
         self._world.note(0, "heal")
         self._world.network.heal()
         for host in self._world.hosts:
+            host.image.heal()
+            host.machine.clock.heal()
             self._hands.bring_back(host)
-            host.image.stalled_until_ns = 0
-            host.image.full = False

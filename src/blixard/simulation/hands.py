@@ -15,11 +15,17 @@ def nothing() -> None:
 
 
 class Hands:
-    """The world as the faults see it; *start* starts the daemon of a host that is up."""
+    """The world as the faults see it.
 
-    def __init__(self, world: World, start: Callable[[Host], None]) -> None:
+    *start* starts the daemon of a host that is up; *broken* has a host replaced by a new node.
+    """
+
+    def __init__(
+        self, world: World, start: Callable[[Host], None], broken: Callable[[Host], None]
+    ) -> None:
         self.world = world
         self.start = start
+        self.broken = broken
 
     def host(self, number: int) -> Host:
         """Return a host by its number."""
@@ -34,8 +40,13 @@ class Hands:
         if host.daemon is None:
             self.start(host)
 
+    def revive(self, host: Host) -> None:
+        """Start a daemon that died, as a service manager does; not on a host without power."""
+        if host.up and host.daemon is None:
+            self.start(host)
+
     def after_ms(self, milliseconds: float, action: Callable[..., object], *args: object) -> None:
-        """Do something later, unless all is healed by then."""
+        """Do something later."""
         when_ns = self.world.loop.now_ns + int(milliseconds * 1_000_000)
         self.world.loop.root.call_at_ns(when_ns, action, *args)
 

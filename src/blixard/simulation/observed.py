@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 from blixard.consensus.config import StateMachine
 from blixard.consensus.node import RaftNode
 from blixard.consensus.wire import CHANNEL
+from blixard.simulation.disk import DiskImage
 from blixard.simulation.oracles import Oracles
 from blixard.simulation.transport import SimTransport
 from blixard.simulation.votes import votes_in
 from blixard.simulation.world import World
+
+NO_IMAGE = DiskImage(random.Random(0))
 
 
 class RaftView:
@@ -41,14 +45,29 @@ class Watch:
     def __init__(self, world: World, oracles: Oracles) -> None:
         self._world = world
         self.oracles = oracles
+        self._voters: tuple[int, ...] = ()
+        self._voters_before: tuple[int, ...] = ()
 
-    def acknowledged(self, token: bytes) -> None:
-        """A write is about to be acknowledged."""
-        self.oracles.acknowledged(token, [host.image for host in self._world.hosts])
+    def acknowledged(self, token: bytes, raft: RaftNode) -> None:
+        """A write is about to be acknowledged: by the voters of now, or those of just before."""
+        voters = tuple(sorted(m.raft_id for m in raft.members.values() if not m.learner))
+        if voters != self._voters:
+            self._voters, self._voters_before = voters, self._voters
+        self.oracles.acknowledged(
+            token, [self._images(group) for group in (voters, self._voters_before) if group]
+        )
+
+    def _images(self, voters: tuple[int, ...]) -> list[DiskImage]:
+        """Return the disks of those who vote; who was replaced holds nothing."""
+        hosts = [self._world.host_of(raft_id) for raft_id in voters]
+        return [
+            host.image if host.raft_id == raft_id else NO_IMAGE
+            for host, raft_id in zip(hosts, voters, strict=True)
+        ]
 
     def voted(self, host: int, term: int, candidate: int) -> None:
         """A host sends its vote."""
-        image = self._world.hosts[host - 1].image
+        image = self._world.host_of(host).image
         self.oracles.voted(host, term, candidate, image)
         self.note(host, "vote", term, candidate)
 

@@ -15,11 +15,16 @@ from blixard.base.errors import BlixardError
 
 HOST_KINDS = ("crash", "kill", "pause", "freeze", "blackout")
 NETWORK_KINDS = ("partition", "one_way", "clog", "noise")
-DISK_KINDS = ("stall", "full")
-CLOCK_KINDS = ("wall_step",)
+DISK_KINDS = (
+    "stall", "full", "little_room", "read_error", "write_error", "sync_error", "misdirect", "rot",
+    "lost_disk",
+)  # fmt: skip
+CLOCK_KINDS = ("wall_step", "wall_jump", "wall_freeze")
 KINDS = (*HOST_KINDS, *NETWORK_KINDS, *DISK_KINDS, *CLOCK_KINDS)
-STOPS = ("crash", "kill", "freeze", "pause")
+STOPS = ("crash", "kill", "freeze", "pause", "read_error", "write_error", "sync_error")
+DAMAGES = ("sync_error", "misdirect", "rot", "lost_disk")  # what a node may have to be replaced for
 MAX_FAULTS = 40
+RESTART_MS = 2_000
 _MAX_PLANNED = 1_000
 _LAST_MS = 500
 
@@ -138,18 +143,25 @@ _WHOM: dict[str, Callable[[random.Random, list[int]], tuple[int, ...]]] = {
 
 
 def within_budget(faults: list[Fault], nodes: int) -> list[Fault]:
-    """Leave out crashes and stops that would take more than a minority at one time."""
+    """Leave out what is beyond the promises of the design.
+
+    Stops never take more than a minority at one time, and the disks of only a minority are ever
+    damaged; those hosts count as stopped from the damage to the end.
+    """
     most = (nodes - 1) // 2
     kept: list[Fault] = []
+    damaged: set[int] = set()
     for fault in faults:
-        if fault.kind in STOPS:
+        if fault.kind in DAMAGES or fault.kind in STOPS:
             down = {
                 host
                 for other in kept
-                if other.kind in STOPS and other.end_ms > fault.at_ms
+                if other.kind in STOPS and other.end_ms + RESTART_MS > fault.at_ms
                 for host in other.hosts
             }
-            if len(down | set(fault.hosts)) > most:
+            if len(down | damaged | set(fault.hosts)) > most:
                 continue
+        if fault.kind in DAMAGES:
+            damaged |= set(fault.hosts)
         kept.append(fault)
     return kept

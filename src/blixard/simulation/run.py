@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from blixard.base.errors import BlixardError
 from blixard.simulation.cluster import App, Factory, RaftApp
 from blixard.simulation.faults import Injector
 from blixard.simulation.knobs import Knobs, draw_knobs
@@ -16,6 +17,7 @@ from blixard.simulation.loop import LivelockError
 from blixard.simulation.observed import Watch, watch_votes
 from blixard.simulation.oracles import Oracles
 from blixard.simulation.planning import Plan, draw_plan
+from blixard.simulation.repair import Repairs
 from blixard.simulation.streams import Streams
 from blixard.simulation.whole import NodeApp
 from blixard.simulation.workload import Client, History, Operator, check_final
@@ -28,6 +30,9 @@ _QUIET_S = 3
 _BLACKOUT_S = 8
 _SETTLE_S = 30
 _POLL_NS = SECOND // 10
+_REPAIR_S = 60
+_RESTART_S = 2
+_MAY_STOP = ("LOG_CORRUPT", "DISK_FAILED")
 _MAX_STEPS = 20_000_000
 
 
@@ -68,6 +73,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     messages: int
     faults: dict[str, int]
     guest_runs: int
+    stops: int
+    replaced: int
     wall_s: float
 
 
@@ -90,6 +97,8 @@ class Simulation:
             max_steps=_MAX_STEPS,
         )  # fmt: skip
         self.world.on_fatal = self.world.loop.stop
+        self.world.on_stopped = self._stopped
+        self.repairs = Repairs(self.world)
         self.oracles.now_ns = self.world.now_ns
         self.oracles.on_violation = self.world.loop.stop
         self.watch = Watch(self.world, self.oracles)
@@ -109,10 +118,33 @@ class Simulation:
         if not host.up or host.daemon is not None:
             return
         daemon = host.start_daemon()
-        watch_votes(daemon.env.transport, host.number, self.watch)
+        watch_votes(daemon.env.transport, host.raft_id, self.watch)
         app = self.factory(host, self.world.hosts, self.watch)
         self.apps[host.number] = app
-        daemon.env.spawn(app.run(), name="app")
+        daemon.env.spawn(self._serve(host, app), name="app")
+
+    async def _serve(self, host: Host, app: App) -> None:
+        """Run the application; a disk that failed is a reason not to start."""
+        daemon = host.daemon
+        assert daemon is not None
+        try:
+            await app.run()
+        except BlixardError as error:
+            hurt = host.image.hurt and error.code in _MAY_STOP
+            if not hurt and not (host.image.no_room and error.code == "DISK_FULL"):
+                raise
+            self.world.stopped(daemon.process, error.code)
+
+    def _stopped(self, host: Host, code: str) -> None:
+        """Start the daemon again as a service manager does; have a damaged node replaced."""
+        if code == "LOG_CORRUPT":
+            self.repairs.replace(host)
+        when_ns = self.world.loop.now_ns + _RESTART_S * SECOND
+        self.world.loop.root.call_at_ns(when_ns, self._restart, host)
+
+    def _restart(self, host: Host) -> None:
+        if host.up and host.daemon is None:
+            self.start(host)
 
     # phases
 
@@ -144,6 +176,8 @@ class Simulation:
         if not self._wait(_LEADER_WITHIN_S, self._led):
             self._unless_failed("liveness", f"no leader {_LEADER_WITHIN_S} s after healing")
             return
+        if not self._repaired():
+            return
         before = [client.successes for client in self.clients]
         self._to(max(end_ns - _QUIET_S * SECOND, self.world.loop.now_ns + 2 * SECOND))
         idle = [c for c, old in zip(self.clients, before, strict=True) if c.successes == old]
@@ -172,6 +206,8 @@ class Simulation:
             self._unless_failed("liveness", "no leader after power loss of all hosts")
             return
         self._to(self.world.loop.now_ns + SECOND)
+        if not self._repaired():
+            return
         self._compare("after power loss of all hosts")
 
     def _disturb(self, end_ns: int) -> int:
@@ -195,9 +231,18 @@ class Simulation:
             heal_at_ms=heal_ms,
         )
         self.plan = plan
-        self.injector = Injector(self.world, plan, self.start)
+        self.injector = Injector(self.world, plan, start=self.start, broken=self.repairs.replace)
         self.injector.schedule()
         return plan.heal_at_ms * 1_000_000
+
+    def _repaired(self) -> bool:
+        """Wait until all damaged nodes are replaced."""
+        done = self._wait(_REPAIR_S, lambda: self.repairs.idle) and (
+            not self.repairs.done or self._wait(_FORM_S, self._formed)
+        )
+        if not done:
+            self._unless_failed("liveness", f"a broken node is not replaced after {_REPAIR_S} s")
+        return done
 
     def _to(self, until_ns: int) -> None:
         if not self._failed():
@@ -281,6 +326,8 @@ class Simulation:
             messages=world.network.sent,
             faults=dict(sorted(self.injector.fired.items())) if self.injector else {},
             guest_runs=self.oracles.runs,
+            stops=world.stops,
+            replaced=self.repairs.done,
             wall_s=round(wall_s, 3),
         )
 

@@ -8,13 +8,16 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from blixard.base.errors import BlixardError
-from blixard.cluster.resources import Put
+from blixard.cluster.resources import Put, Resource
+from blixard.cluster.store import Store
 from blixard.consensus.config import Member, RaftConfig
 from blixard.consensus.node import RaftNode
+from blixard.consensus.recovery import has_state
 from blixard.node.founding import Founding, NodeFacts
 from blixard.node.messages import Peer
 from blixard.node.node import Node, NodeConfig, NodeIdentity, Voter
 from blixard.simulation.observed import Watch, watch_machine, watch_raft
+from blixard.simulation.repair import REPLACE, Replace, pending
 from blixard.simulation.workload import APPLY, READ, WRITE, Declare, Write
 from blixard.simulation.world import Host
 
@@ -49,22 +52,24 @@ class NodeApp:
             trust_domain="sim", facts=NodeFacts(vcpus=8, memory_mib=8192),
             voters_max=len(self._hosts),
         )  # fmt: skip
-        peer = Peer(
-            uid=first.uid, name=first.uid, address=first.address, raft_id=1, epoch=1, voter=True
-        )
+        others = [h for h in self._hosts if h is not host] if host.generation else [first]
         return NodeIdentity(
             cluster_id=CLUSTER_ID,
             uid=host.uid,
             name=host.uid,
-            raft_id=host.number,
+            raft_id=host.raft_id,
             address=host.address,
-            peers=(peer,),
-            founding=founding if host is first else None,
+            peers=tuple(map(_peer, others)),
+            founding=founding if self._founder else None,
         )
 
+    @property
+    def _founder(self) -> bool:
+        return self._host.number == 1 and self._host.generation == 0
+
     def _observe(self, voter: Voter) -> None:
-        watch_machine(voter.machine, self._host.number, self._watch)
-        watch_raft(voter.raft, self._host.number, self._watch)
+        watch_machine(voter.machine, self._host.raft_id, self._watch)
+        watch_raft(voter.raft, self._host.raft_id, self._watch)
 
     @property
     def raft(self) -> RaftNode | None:
@@ -95,7 +100,7 @@ class NodeApp:
 
     async def run(self) -> None:
         """Make the first node's first state if there is none, start, serve; then let others in."""
-        first = self._host.number == 1 and not self._env.disk.exists(_RAFT)
+        first = self._founder and not has_state(self._env.disk, _RAFT)
         if first:
             member = Member(1, self._host.uid, self._host.address)
             await RaftNode.bootstrap(
@@ -103,7 +108,7 @@ class NodeApp:
             )
         await self.node.start()
         handlers: dict[str, Callable[[str, bytes], Awaitable[bytes]]] = {
-            WRITE: self._write, READ: self._read, APPLY: self._apply,
+            WRITE: self._write, READ: self._read, APPLY: self._apply, REPLACE: self._replace,
         }  # fmt: skip
         for method, handler in handlers.items():
             self._env.transport.on_request(method, handler)
@@ -134,6 +139,34 @@ class NodeApp:
             return False
         return True
 
+    async def _replace(self, _uid: str, payload: bytes) -> bytes:
+        """One step of the replacement of a node: the new one joins, then the old one goes."""
+        wanted = msgspec.msgpack.decode(payload, type=Replace)
+        voter = self._voter()
+        if not voter.raft.is_leader:
+            raise voter.raft.not_leader()
+        store = voter.machine.store
+        new = store.by_uid(wanted.new_uid)
+        old = [node for uid, _ in wanted.old if (node := store.by_uid(uid)) is not None]
+        if new is None:
+            await voter.cluster.commit(_joins(store, wanted), actor="system:join",
+                                       timeout_s=_COMMIT_S)  # fmt: skip
+        elif new.status.get("state") == "Ready":
+            for node in old:
+                await self._remove(voter, node)
+        if new is None or old:
+            raise pending(f"{wanted.new_uid} is not known, or one of {wanted.old} still is")
+        return b""
+
+    async def _remove(self, voter: Voter, node: Resource) -> None:
+        name = f"replace-{node.metadata.uid.replace('.', '-')}"
+        if voter.machine.store.get("Operation", "", name) is None:
+            spec = {"type": "force-remove-node", "target": node.metadata.name,
+                    "targetUid": node.metadata.uid}  # fmt: skip
+            put = Put(kind="Operation", namespace="", name=name, spec=spec,
+                      uid=self._env.new_id(), expect=0)  # fmt: skip
+            await voter.cluster.commit((put,), actor="operator", timeout_s=_COMMIT_S)
+
     # what clients ask
 
     def _voter(self) -> Voter:
@@ -147,8 +180,9 @@ class NodeApp:
             kind="KeyValue", namespace="", name=write.key, spec={"value": write.text},
             uid=self._env.new_id(),
         )  # fmt: skip
-        await self._voter().cluster.commit((put,), actor="client", timeout_s=_COMMIT_S)
-        self._watch.acknowledged(write.text.encode())
+        voter = self._voter()
+        await voter.cluster.commit((put,), actor="client", timeout_s=_COMMIT_S)
+        self._watch.acknowledged(write.text.encode(), voter.raft)
         return b""
 
     async def _read(self, _uid: str, payload: bytes) -> bytes:
@@ -166,3 +200,24 @@ class NodeApp:
         )  # fmt: skip
         await self._voter().cluster.commit((put,), actor="operator", timeout_s=_COMMIT_S)
         return b""
+
+
+def _peer(host: Host) -> Peer:
+    return Peer(
+        uid=host.uid, name=host.uid, address=host.address, raft_id=host.raft_id, epoch=1, voter=True
+    )
+
+
+def _joins(store: Store, wanted: Replace) -> tuple[Put, ...]:
+    """Return what the join of a new node writes."""
+    config = store.get("ClusterConfig", "", "cluster")
+    assert config is not None
+    next_id = max(int(config.spec["nextRaftId"]), wanted.new_raft_id + 1)
+    capacity = {"vcpus": 8, "memoryMib": 8192}
+    spec = {"address": wanted.address, "raftId": wanted.new_raft_id, "capacity": capacity}
+    return (
+        Put(kind="ClusterConfig", namespace="", name="cluster",
+            spec={**config.spec, "nextRaftId": next_id}),
+        Put(kind="Node", namespace="", name=wanted.new_uid, spec=spec, uid=wanted.new_uid,
+            expect=0, status={"epoch": 1, "state": "Joining"}),
+    )  # fmt: skip

@@ -22,6 +22,9 @@ from blixard.simulation.transport import SimTransport
 
 MAX_DRIFT_PPB = 500_000
 LOG_LINES = 200
+GENERATION = 100  # raft ids of one host are so far apart
+
+_BUGS = ("the Raft engine", "a task crashed")  # reasons that no disk excuses
 
 LogLine = tuple[int, int, str, str, dict[str, object]]
 
@@ -42,6 +45,8 @@ class Host:
         self.world = world
         self.number = number
         self.uid = f"node-{number}"
+        self.raft_id = number
+        self.generation = 0
         self.address = f"10.0.0.{number}:7000"
         self.image = DiskImage(world.streams.get(f"disk/{number}"))
         self.image.on_sync = self._synced
@@ -67,6 +72,14 @@ class Host:
         self.network_backend = SimNetworkBackend()
         self.builder = SimGuestBuilder()
         self.up = True
+
+    def renew(self) -> None:
+        """Become a new node with an empty disk; the daemon is gone."""
+        assert self.daemon is None
+        self.generation += 1
+        self.uid = f"node-{self.number}.{self.generation}"
+        self.raft_id = self.number + self.generation * GENERATION
+        self.image.replace()
 
     def start_daemon(self) -> Daemon:
         """Start a new incarnation of the daemon."""
@@ -164,7 +177,9 @@ class World:
         self.lines: deque[LogLine] = deque(maxlen=LOG_LINES)
         self.bugs: list[str] = []
         self.fatals: list[str] = []
+        self.stops = 0
         self.on_fatal: Callable[[], None] = lambda: None
+        self.on_stopped: Callable[[Host, str], None] = lambda _host, _code: None
         self.graveyard: list[Process] = []
         self.hosts = [Host(self, number) for number in range(1, nodes + 1)]
 
@@ -211,12 +226,31 @@ class World:
         self.trace.add(self.loop.now_ns, host, event)
         self.lines.append((self.loop.now_ns, host, level, event, fields))
 
+    def host_of(self, raft_id: int) -> Host:
+        """Return the host on which a member ran or runs."""
+        return self.hosts[(raft_id - 1) % GENERATION]
+
+    def stopped(self, process: Process, code: str) -> None:
+        """A daemon gave up because of its disk, as it should."""
+        self.note(process.host, f"stopped:{code}")
+        self.stops += 1
+        host = self.hosts[process.host - 1]
+        if process.alive:
+            host.kill_daemon()
+            self.on_stopped(host, code)
+
     def _fatal(self, process: Process, reason: str) -> None:
+        if self._may_stop(process) and not reason.startswith(_BUGS):
+            self.stopped(process, "fatal")
+            return
         self.note(process.host, "fatal")
         self.fatals.append(f"{process.name}: {reason}")
         if process.alive and process.host <= len(self.hosts):
             self.hosts[process.host - 1].kill_daemon()
         self.on_fatal()
+
+    def _may_stop(self, process: Process) -> bool:
+        return process.host <= len(self.hosts) and self.hosts[process.host - 1].image.hurt
 
     def _bug(self, process: Process, text: str) -> None:
         self.bugs.append(f"{process.name}: {text}")

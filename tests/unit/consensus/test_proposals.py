@@ -31,7 +31,7 @@ def run(scenario: Callable[[], None]) -> None:
 
 
 def make(max_pending: int = 100) -> Proposals:
-    return Proposals(max_pending=max_pending, max_batch=3)
+    return Proposals(max_pending=max_pending, max_batch=3, max_bytes=1 << 20)
 
 
 def add(proposals: Proposals, count: int, deadline: float = 1.0) -> list[asyncio.Future[Any]]:
@@ -112,3 +112,20 @@ def test_too_many_open_proposals_are_refused() -> None:
 
 def test_answer_without_a_caller_is_ignored() -> None:
     make().done(99, None)
+
+
+def test_bytes_that_wait_are_bounded() -> None:
+    def scenario() -> None:
+        proposals = Proposals(max_pending=100, max_batch=3, max_bytes=10)
+        future = asyncio.get_running_loop().create_future()
+        proposals.add(b"x" * 100, future, 1.0)  # one always fits
+        with pytest.raises(BlixardError, match="OVERLOADED"):
+            proposals.add(b"y", future, 1.0)
+        proposals.flush(Engine(), why_not=FULL)
+        proposals.add(b"x" * 6, future, 1.0)
+        with pytest.raises(BlixardError, match="OVERLOADED"):
+            proposals.add(b"y" * 6, future, 1.0)
+        proposals.tick(2.0)
+        proposals.add(b"y" * 6, future, 3.0)
+
+    run(scenario)

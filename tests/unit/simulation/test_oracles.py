@@ -68,16 +68,16 @@ def test_restarted_node_may_apply_again(oracles):
 
 
 def test_acknowledgement_needs_a_durable_majority(oracles):
-    oracles.acknowledged(b"<k=1>", [image(b"..<k=1>.."), image(b"", b"<k=1>"), image(b"")])
+    oracles.acknowledged(b"<k=1>", [[image(b"..<k=1>.."), image(b"", b"<k=1>"), image(b"")]])
     assert oracles.violations == []
-    oracles.acknowledged(b"<k=1>", [image(b"<k=1>"), image(b""), image(b"<k=2>")])
+    oracles.acknowledged(b"<k=1>", [[image(b"<k=1>"), image(b""), image(b"<k=2>")]])
     assert "durability" in oracles.violations[0]
 
 
 def test_bytes_under_a_lost_name_do_not_count(oracles):
     lost = image(b"<k=1>")
     lost.root.durable.clear()
-    oracles.acknowledged(b"<k=1>", [lost, image(b"<k=1>"), image(b"")])
+    oracles.acknowledged(b"<k=1>", [[lost, image(b"<k=1>"), image(b"")]])
     assert "durability" in oracles.violations[0]
 
 
