@@ -3,13 +3,13 @@
 import random
 
 import pytest
-from tests.unit.simulation.test_disk import Bench
 
 from blixard.base.errors import BlixardError
 from blixard.consensus import recovery
 from blixard.consensus.config import Member, RaftConfig
 from blixard.consensus.log import GROUP, Log
 from blixard.simulation.damage import Trouble
+from tests.unit.simulation.test_disk import Bench
 
 IDENTITY = recovery.Identity("c", Member(1, "one", "10.0.0.1:7000"))
 FIRST = "log/000000000001.log"
