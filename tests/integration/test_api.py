@@ -32,6 +32,7 @@ class Running:
     def __init__(self, place: str) -> None:
         self.socket_path = place
         self.ready = threading.Event()
+        self.following, self.left = threading.Event(), threading.Event()
         self.loop: Any = None
         self.thread = threading.Thread(target=lambda: asyncio.run(self._main()))
         self.thread.start()
@@ -40,8 +41,11 @@ class Running:
     async def _main(self) -> None:
         self.loop, self.stopping = asyncio.get_running_loop(), asyncio.Event()
         sub = SubResource(kind="App", name="shout", verb="exec", stream=_shout)
+        follow = SubResource(
+            kind="App", name="follow", verb="logs", method="GET", stream=self._follow
+        )
         self.node = await Node(
-            World(), "n1", sub_resources=(sub,), now_ms=time.time_ns() // 1_000_000
+            World(), "n1", sub_resources=(sub, follow), now_ms=time.time_ns() // 1_000_000
         ).prepare()
         config = ServerConfig(socket_path=self.socket_path)
         server = ApiServer(self.node.service, config, tls=None, log=lambda *_, **__: None)
@@ -49,6 +53,13 @@ class Running:
         self.ready.set()
         await self.stopping.wait()
         await server.stop()
+
+    async def _follow(self, _call: SubCall, _stream: Any) -> None:
+        self.following.set()
+        try:
+            await asyncio.Event().wait()  # like a log that says nothing more
+        finally:
+            self.left.set()
 
     def stop(self) -> None:
         self.loop.call_soon_threadsafe(self.stopping.set)
@@ -113,8 +124,18 @@ def test_watch_yields_changes_until_its_time_is_over(client):
         next(changes)
 
 
+def test_quiet_stream_of_a_client_that_left_ends(server, client):
+    client.apply(path(), app())
+    sock = server.raw()
+    sock.sendall(f"GET {path()}/follow HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+    assert sock.recv(4096).startswith(b"HTTP/1.1 200")
+    assert server.following.wait(10)
+    sock.close()
+    assert server.left.wait(10)
+
+
 def test_watch_of_a_client_that_left_is_forgotten(server, client, monkeypatch):
-    monkeypatch.setattr(events, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(events, "HEARTBEAT_S", 1000.0)
     changes = client.watch("/v1/apps", query={"revision": "0"})
     client.apply(path(), app())
     next(changes)
@@ -178,6 +199,16 @@ def test_slow_headers_on_a_kept_connection_are_ended(server):
 def test_body_over_the_limit_is_refused(client):
     with pytest.raises(BlixardError, match="TOO_LARGE"):
         client.apply(path(), app(color="x" * (1 << 20)))
+
+
+@pytest.mark.parametrize("off_s", [-3600, 3600])
+def test_client_of_a_wrong_clock_writes(client, monkeypatch, off_s):
+    right_ns = time.time_ns
+    monkeypatch.setattr("blixard.api.client.time.time_ns", lambda: right_ns() + off_s * 10**9)
+    assert client.apply(path(), app())["metadata"]["name"] == "web"
+    with pytest.raises(BlixardError) as refused:
+        client.request("PUT", path(), body=app(), headers={"Idempotency-Key": "0" * 26})
+    assert refused.value.code in {"REQUEST_ID_INVALID", "REQUEST_ID_EXPIRED"}
 
 
 def test_kept_connection_that_died_is_replaced(client):

@@ -13,6 +13,7 @@ import msgspec
 from blixard.api.framing import FrameError, FrameReader, encode_frame
 from blixard.api.messages import FRAMES, Caller, Request, Response
 from blixard.api.service import ApiService, RunStream
+from blixard.api.vigil import Presence, while_present
 from blixard.base.errors import BlixardError, to_body
 
 BODY_MAX = 1 << 20
@@ -41,8 +42,7 @@ class ApiApp:
         request = read_head(scope)
         try:
             if self._service.is_stream(request):
-                gone = scope["state"].get("gone", _never)
-                await self._stream(request, receive, _checked(send, gone))
+                await self._stream(request, receive, _checked(send, scope), _presence(scope))
                 return
             request.body = await _read_body(request, receive)
             response = await self._service.handle(request)
@@ -58,20 +58,24 @@ class ApiApp:
             )
             unexpected = BlixardError("INTERNAL", "an error nobody expected; the log has it")
             response = self._service.problem(request, unexpected)
-        if response.chunks is not None:
-            send = _checked(send, scope["state"].get("gone", _never))
         try:
-            await _send_response(response, request, send)
+            if response.chunks is not None:
+                chunks = _send_chunks(response, _checked(send, scope))
+                await while_present(_presence(scope), chunks)
+            else:
+                await _send_whole(response, request, send)
         except (ConnectionError, TimeoutError) as error:
             self._log("debug", "client_left", path=request.path, detail=str(error))
 
-    async def _stream(self, request: Request, receive: Receive, send: Send) -> None:
+    async def _stream(
+        self, request: Request, receive: Receive, send: Send, presence: Presence
+    ) -> None:
         run = await self._service.open(request)
         await _start(send, 200, FRAMES, {"blixard-request-id": request.request_id})
         await send({"type": "http.response.body", "body": b"", "more_body": True})
         stream = BodyStream(receive, send)
         try:
-            await _carry_out(run, stream)
+            await while_present(presence, _carry_out(run, stream))
         except (ConnectionError, TimeoutError) as error:
             self._log("info", "stream_cut", path=request.path, detail=str(error))
             return
@@ -82,8 +86,14 @@ def _never() -> bool:
     return False
 
 
-def _checked(send: Send, gone: Callable[[], bool]) -> Send:
+def _presence(scope: Scope) -> Presence:
+    presence = scope["state"].get("presence")
+    return presence if isinstance(presence, Presence) else Presence()
+
+
+def _checked(send: Send, scope: Scope) -> Send:
     """Return *send* that fails once the client left: the server library would go on silently."""
+    gone = scope["state"].get("gone", _never)
 
     async def checked(message: dict[str, Any]) -> None:
         if gone():
@@ -197,10 +207,7 @@ def _too_large() -> BlixardError:
     return BlixardError("TOO_LARGE", f"the body is larger than {BODY_MAX} bytes")
 
 
-async def _send_response(response: Response, request: Request, send: Send) -> None:
-    if response.chunks is not None:
-        await _send_chunks(response, send)
-        return
+async def _send_whole(response: Response, request: Request, send: Send) -> None:
     headers = {**response.headers, "content-length": str(len(response.body))}
     if response.status in {408, 413}:
         headers["connection"] = "close"

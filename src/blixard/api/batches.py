@@ -29,6 +29,7 @@ class _Waiting(msgspec.Struct):
     payload: bytes
     deadline: float
     future: asyncio.Future[bytes]
+    sent: bool = False
 
 
 class _Result(msgspec.Struct, frozen=True, array_like=True):
@@ -60,7 +61,8 @@ class Batches:
         if len(queue) >= WAITING_MAX:
             raise BlixardError("OVERLOADED", f"{len(queue)} requests wait for node {uid}")
         future: asyncio.Future[bytes] = loop.create_future()
-        queue.append(_Waiting(payload, loop.time() + timeout_s, future))
+        waiting = _Waiting(payload, loop.time() + timeout_s, future)
+        queue.append(waiting)
         if self._senders.get(uid, 0) < CALLS_MAX and not self._starting.get(uid):
             self._starting[uid] = True
             self._senders[uid] = self._senders.get(uid, 0) + 1
@@ -70,7 +72,11 @@ class Batches:
             async with asyncio.timeout(timeout_s):
                 return await future
         except TimeoutError as error:
-            raise BlixardError("TIMEOUT", f"node {uid} did not answer in time") from error
+            raise BlixardError(
+                "TIMEOUT" if waiting.sent else "UNREACHABLE",
+                f"node {uid} did not answer in time",
+                details={} if waiting.sent else {"sent": False},
+            ) from error
 
     async def answer(self, payload: bytes, answer: Answer) -> bytes:
         """Answer all requests of one call. Raises BlixardError BAD_REQUEST."""
@@ -113,6 +119,7 @@ class Batches:
                 break
             waiting = queue.popleft()
             if not waiting.future.done():
+                waiting.sent = True
                 batch.append(waiting)
                 size += len(waiting.payload)
         return batch

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from blixard.api.messages import Caller
 from blixard.base.errors import BlixardError
+from blixard.cluster.resources import Resource
 from blixard.cluster.store import Store
 from blixard.security.identity import PeerCertificate, check_valid_now
-from blixard.security.principals import ANONYMOUS, Principal, authorise, from_certificate, from_key
+from blixard.security.principals import (
+    ANONYMOUS,
+    Principal,
+    authorise,
+    from_certificate,
+    from_key,
+    from_statement,
+)
 
 ROLE_LABEL = "blixard.dev/user-role."
 
+Votes = Callable[[str], bool]
 
-def resolve(caller: Caller, store: Store, *, now_ms: int) -> Principal:
+
+def resolve(caller: Caller, store: Store, *, now_ms: int, votes: Votes) -> Principal:
     """Return who asks. A key that is given must be right, also beside a certificate.
 
+    *votes* tells whether the node of a uid is a voter.
+
     Raises:
-        BlixardError: UNAUTHENTICATED, NODE_REMOVED.
+        BlixardError: UNAUTHENTICATED, NODE_REMOVED; FORBIDDEN where a node's word is not believed.
     """
+    forwarder = _forwarder(caller.forwarded_by, store) if caller.forwarded_by else None
     if caller.api_key:
         return from_key(caller.api_key, lambda key: store.get("ApiKey", "", key), now_ms=now_ms)
     if caller.principal is not None:
-        return caller.principal
+        if forwarder is None:
+            return caller.principal
+        _check_believed(forwarder, store, votes)
+        return from_statement(caller.principal, forwarder.metadata.name)
     if caller.certificate is None:
         return ANONYMOUS
     check_valid_now(caller.certificate, now_ms)
@@ -28,6 +46,29 @@ def resolve(caller: Caller, store: Store, *, now_ms: int) -> Principal:
     if principal.kind == "node":
         _check_node(principal, store)
     return principal
+
+
+def _forwarder(uid: str, store: Store) -> Resource:
+    """Return the node that passed a request on: one that was removed speaks for nobody."""
+    node = store.by_uid(uid)
+    if node is None or node.kind != "Node":
+        raise BlixardError("NODE_REMOVED", f"node {uid} is not in this cluster")
+    return node
+
+
+def _check_believed(node: Resource, store: Store, votes: Votes) -> None:
+    """Refuse what a node says of its local users where the cluster's policy does."""
+    config = store.get("ClusterConfig", "", "cluster")
+    policy = config.spec.get("localUsers", "nodes") if config is not None else "nodes"
+    if policy == "nodes" or (policy == "voters" and votes(node.metadata.uid)):
+        return
+    who = "nobody's word" if policy == "none" else "the word of voters only"
+    raise BlixardError(
+        "FORBIDDEN",
+        f"{node.metadata.name} says that a local user of it asks, and localUsers takes {who}",
+        hint="use an API key or a certificate, or the socket of the leader itself",
+        details={"node": node.metadata.name, "localUsers": str(policy)},
+    )
 
 
 def _user_roles(certificate: PeerCertificate, store: Store) -> dict[str, str]:

@@ -25,7 +25,10 @@ CONNECT_S = 5.0
 RETRIES = 3
 RETRY_PAUSE_S = 0.1
 STREAM_IDLE_S = 60.0
+REDATE_S = 1.0
 _PORT = 7601
+_ID_HEADERS = frozenset({"idempotency-key", "blixard-request-id"})
+_MISDATED = frozenset({"REQUEST_ID_EXPIRED", "REQUEST_ID_INVALID"})
 _SERVER_NAME = "api.blixard"  # in every node's certificate, whatever its address
 
 
@@ -103,6 +106,8 @@ class ApiClient:
     ) -> Any:
         """Return the decoded answer; a lost connection is tried again under the same request id.
 
+        An id of ours whose date the cluster refuses is dated anew, once, by the cluster's clock.
+
         Raises:
             BlixardError: the server's error; UNREACHABLE, TIMEOUT.
         """
@@ -112,12 +117,29 @@ class ApiClient:
             sent["content-type"] = "application/json"
         if data or method in {"POST", "PUT"}:
             sent["content-length"] = str(len(data))
-        deadline = time.monotonic() + timeout_s
+        began = time.monotonic()
+        target, deadline = _target(path, query), began + timeout_s
+        try:
+            return self._anywhere(method, target, sent, data, deadline)
+        except BlixardError as error:
+            time_ms = error.details.get("timeMs")
+            chosen = {name.lower() for name in headers or ()} & _ID_HEADERS
+            # Later, an earlier attempt may have been applied and forgotten since.
+            late = time.monotonic() - began >= REDATE_S
+            if error.code not in _MISDATED or chosen or late or not isinstance(time_ms, int):
+                raise
+            sent["blixard-request-id"] = _fresh_id(time_ms)
+        return self._anywhere(method, target, sent, data, deadline)
+
+    def _anywhere(
+        self, method: str, target: str, sent: Mapping[str, str], data: bytes, deadline: float
+    ) -> Any:
+        """Ask each address until one answers, several times."""
         lost = BlixardError("UNREACHABLE", "no address answered")
         for attempt in range(RETRIES):
             for address in self._addresses:
                 try:
-                    head = encode_head(method, _target(path, query), _host(address), sent)
+                    head = encode_head(method, target, _host(address), sent)
                     return self._exchange(address, head + data, deadline, fresh=attempt > 0)
                 except Disconnected as error:
                     lost = _unreachable(address, error)
@@ -197,9 +219,8 @@ class ApiClient:
 
     def _headers(self, given: Mapping[str, str] | None, timeout_s: float) -> dict[str, str]:
         headers = {name.lower(): value for name, value in (given or {}).items()}
-        if "idempotency-key" not in headers and "blixard-request-id" not in headers:
-            fresh = ulid(time.time_ns() // 1_000_000, int.from_bytes(os.urandom(10)))
-            headers["blixard-request-id"] = fresh
+        if not _ID_HEADERS & headers.keys():
+            headers["blixard-request-id"] = _fresh_id(time.time_ns() // 1_000_000)
         headers.setdefault("blixard-timeout", f"{min(timeout_s, 600.0):g}")
         if self._credentials.api_key:
             headers["authorization"] = f"Bearer {self._credentials.api_key}"
@@ -293,6 +314,10 @@ class ApiClient:
             sock.close()
             raise
         return secured
+
+
+def _fresh_id(time_ms: int) -> str:
+    return ulid(time_ms, int.from_bytes(os.urandom(10)))
 
 
 class FrameStream:

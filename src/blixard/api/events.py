@@ -9,9 +9,10 @@ import msgspec
 
 from blixard.api.callers import require
 from blixard.api.documents import Place
-from blixard.api.messages import EVENT_STREAM, Response
+from blixard.api.messages import EVENT_STREAM, Request, Response
 from blixard.api.reading import matches, parse_count, shown
 from blixard.api.standing import Call
+from blixard.api.vigil import RECHECK_S, Check
 from blixard.base.errors import BlixardError, to_body
 from blixard.cluster.kind import Kind
 from blixard.cluster.watch import Change, Subscription
@@ -32,8 +33,10 @@ def sse_event(event: str, data: str, *, event_id: str = "") -> bytes:
     return ("\n".join(lines) + "\n\n").encode()
 
 
-def watch(call: Call, place: Place) -> Response:
+def watch(call: Call, place: Place, check: Check) -> Response:
     """Follow a kind or one object from a revision; without one, begin with what is there.
+
+    What *check* raises ends it: it is asked at least every ``RECHECK_S``, before anything is sent.
 
     Raises:
         BlixardError: REVISION_COMPACTED, OVERLOADED, BAD_REQUEST.
@@ -50,30 +53,40 @@ def watch(call: Call, place: Place) -> Response:
         found = store.list(place.kind.name, place.namespace or None)
         first = [Change(r.metadata.revision, "ADDED", r) for r in found]
     subscription = call.cluster.subscribe(revision, (place.kind.name,), place.namespace or None)
-    chunks = _chunks(subscription, first, revision, place, request.query)
+    head = [_event(place.kind, c, "") for c in first if _wants(place, _wanted(request), c)]
+    start = b"".join([f": from {revision}\n\n".encode(), *head])
+    chunks = _chunks(subscription, start, place, _wanted(request), check)
     return Response(content_type=EVENT_STREAM, headers={"cache-control": "no-store"}, chunks=chunks)
 
 
+def _wanted(request: Request) -> dict[str, str]:
+    names = {"labelSelector", "fieldSelector", "filter"}
+    return {k: v for k, v in request.query.items() if k in names}
+
+
 async def _chunks(
-    subscription: Subscription,
-    first: list[Change],
-    revision: int,
-    place: Place,
-    query: dict[str, str],
+    subscription: Subscription, start: bytes, place: Place, wanted: dict[str, str], check: Check
 ) -> AsyncIterator[bytes]:
-    wanted = {k: v for k, v in query.items() if k in {"labelSelector", "fieldSelector", "filter"}}
+    loop = asyncio.get_running_loop()
+    sent_at = checked_at = loop.time()
     try:
-        head = [_event(place.kind, c, "") for c in first if _wants(place, wanted, c)]
-        yield b"".join([f": from {revision}\n\n".encode(), *head])
+        yield start
         while True:
             try:
-                async with asyncio.timeout(HEARTBEAT_S):
+                until = min(checked_at + RECHECK_S, sent_at + HEARTBEAT_S)
+                async with asyncio.timeout_at(until):
                     changes = await subscription.next()
             except TimeoutError:
-                yield HEARTBEAT
-                continue
+                changes = []
+            now = loop.time()
+            if now - checked_at >= RECHECK_S:
+                check()
+                checked_at = now
             data = encode_changes(place, wanted, changes)
+            if not data and now - sent_at >= HEARTBEAT_S:
+                data = HEARTBEAT
             if data:
+                sent_at = now
                 yield data
     except BlixardError as error:
         yield sse_event("error", _ENCODER.encode(to_body(error)).decode())

@@ -21,6 +21,7 @@ ATTEMPT_S = 3.0
 PAUSE_S = 0.05
 TOGETHER_MAX = 64 << 10  # larger requests gain nothing by waiting for others
 _ELSEWHERE = frozenset({"NOT_LEADER", "UNREACHABLE"})
+READING = frozenset({"GET", "HEAD"})
 _AGAIN = frozenset({"NOT_LEADER", "UNREACHABLE", "TIMEOUT", "NO_QUORUM", "OUTCOME_UNKNOWN"})
 
 Local = Callable[[float], Awaitable[Response]]
@@ -108,7 +109,8 @@ class Forwarder:
                 else:
                     answer = await self.batches.request(uid, payload, timeout_s=attempt)
                 return decode_response(answer)
-            except BlixardError as error:
+            except BlixardError as raised:
+                error = _ambiguous(raised, uid) if request.method not in READING else raised
                 if error.code not in _AGAIN:
                     raise
                 # Once somebody may have taken it, the others cannot say that nobody did.
@@ -124,6 +126,13 @@ class Forwarder:
         others = self._standing.candidates()
         leader = others[0] if others and others[0] != self._standing.own_uid else ""
         return BlixardError("NOT_LEADER", "this node does not lead", details={"leader": leader})
+
+
+def _ambiguous(error: BlixardError, uid: str) -> BlixardError:
+    """Return what a lost answer to a write means: unless it was surely not sent, nobody knows."""
+    if error.code not in {"UNREACHABLE", "TIMEOUT"} or error.details.get("sent") is False:
+        return error
+    return BlixardError("OUTCOME_UNKNOWN", f"node {uid} may have taken it: {error.message}")
 
 
 def _final(error: BlixardError) -> BlixardError:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Literal
 
 import msgspec
 
@@ -21,11 +21,15 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """What the connection proved, not yet judged against the replicated state.
 
     ``principal`` is set where no state is needed (a local socket); ``api_key`` is the text given.
+    ``forwarded_by`` is the uid of the node that passed the request on: the ``principal`` is then
+    no more than what that node says of a user of its own socket.
     """
 
     principal: Principal | None = None
     certificate: PeerCertificate | None = None
+    certificate_der: bytes = b""
     api_key: str = ""
+    forwarded_by: str = ""
 
     def __repr__(self) -> str:
         return f"Caller(principal={self.principal!r}, certificate={self.certificate!r})"
@@ -72,23 +76,88 @@ class WireResponse(msgspec.Struct, frozen=True, array_like=True):
     headers: dict[str, str]
 
 
-_REQUEST = msgspec.msgpack.Decoder(Request)
+class LocalUser(msgspec.Struct, frozen=True, array_like=True):
+    """What a node says of a user of its local socket."""
+
+    kind: Literal["root", "user"]
+    name: str
+    role: str = ""
+
+
+class WireRequest(msgspec.Struct, frozen=True, array_like=True):
+    """A request between nodes: the caller's own credential, never what a node made of it."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    body: bytes
+    deadline_s: float
+    request_id: str
+    certificate_der: bytes = b""
+    api_key: str = ""
+    local: LocalUser | None = None
+
+
+CheckCertificate = Callable[[bytes], PeerCertificate]
+
+_REQUEST = msgspec.msgpack.Decoder(WireRequest)
 _RESPONSE = msgspec.msgpack.Decoder(WireResponse)
 _ENCODER = msgspec.json.Encoder()
 
 
 def encode_request(request: Request, *, remaining_s: float) -> bytes:
     """Return the bytes that hand *request* to another node."""
-    sent = msgspec.structs.replace(request, deadline_s=remaining_s, forwarded=True)
-    return msgspec.msgpack.encode(sent)
+    caller = request.caller
+    said = caller.principal
+    local = None
+    if said is not None and said.kind in ("root", "user"):
+        local = LocalUser(said.kind, said.name, said.role)
+    return msgspec.msgpack.encode(
+        WireRequest(
+            method=request.method,
+            path=request.path,
+            query=request.query,
+            headers=request.headers,
+            body=request.body,
+            deadline_s=remaining_s,
+            request_id=request.request_id,
+            certificate_der=caller.certificate_der,
+            api_key=caller.api_key,
+            local=local,
+        )
+    )
 
 
-def decode_request(data: bytes) -> Request:
-    """Return a request from another node. Raises BlixardError BAD_REQUEST."""
+def decode_request(data: bytes, peer: str, check: CheckCertificate) -> Request:
+    """Return a request that the node *peer* passed on.
+
+    Raises:
+        BlixardError: BAD_REQUEST; UNAUTHENTICATED if *check* refuses the caller's certificate.
+    """
     try:
-        return _REQUEST.decode(data)
+        wire = _REQUEST.decode(data)
     except msgspec.DecodeError as error:
         raise BlixardError("BAD_REQUEST", f"not a forwarded request: {error}") from error
+    local = wire.local
+    caller = Caller(
+        principal=Principal(kind=local.kind, name=local.name, role=local.role) if local else None,
+        certificate=check(wire.certificate_der) if wire.certificate_der else None,
+        certificate_der=wire.certificate_der,
+        api_key=wire.api_key,
+        forwarded_by=peer,
+    )
+    return Request(
+        method=wire.method,
+        path=wire.path,
+        query=wire.query,
+        headers=wire.headers,
+        body=wire.body,
+        caller=caller,
+        deadline_s=wire.deadline_s,
+        request_id=wire.request_id,
+        forwarded=True,
+    )
 
 
 def encode_response(response: Response) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from blixard.api.messages import Caller
+from blixard.api.vigil import Presence
 
 HEADER_BYTES_MAX = 32 << 10
 HEADER_S = 10.0
@@ -66,6 +67,7 @@ class ApiProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._caller = Caller()
+        self._presence = Presence()
         self._address = ""
         self._admitted = False
         self._header_bytes = 0
@@ -84,7 +86,8 @@ class ApiProtocol(HttpToolsProtocol):
         self._begin_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Release what the connection held."""
+        """End the streams and release what the connection held."""
+        self._presence.leave()
         self._stop_timer()
         if self._admitted:
             self._admitted = False
@@ -109,6 +112,7 @@ class ApiProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.scope["state"]["caller"] = self._caller
         self.scope["state"]["gone"] = self.transport.is_closing
+        self.scope["state"]["presence"] = self._presence
 
     def on_headers_complete(self) -> None:
         """Stop counting: what follows is body."""

@@ -130,7 +130,7 @@ class ApiServer:
 
     def _from_certificate(self, der: bytes) -> Caller:
         try:
-            return Caller(certificate=from_der(der))
+            return Caller(certificate=from_der(der), certificate_der=der)
         except BlixardError as error:
             self._log("warning", "client_certificate_refused", detail=error.message)
             return Caller()

@@ -11,9 +11,10 @@ import msgspec
 from blixard.api import credentials, events, keyvalues, reading
 from blixard.api.batches import METHOD as TOGETHER
 from blixard.api.callers import require, resolve
-from blixard.api.documents import parse_mapping
-from blixard.api.forwarding import FORWARD, STREAM, Forwarder
+from blixard.api.documents import Place, parse_mapping
+from blixard.api.forwarding import FORWARD, READING, STREAM, Forwarder
 from blixard.api.messages import (
+    CheckCertificate,
     Request,
     Response,
     decode_request,
@@ -24,6 +25,7 @@ from blixard.api.messages import (
 from blixard.api.openapi import openapi
 from blixard.api.routes import DEFAULT_NAMESPACE, HERE, LEADER, Route, Routes
 from blixard.api.standing import Call, Standing, SubCall, SubResource
+from blixard.api.vigil import Check, while_allowed
 from blixard.api.writing import Writer
 from blixard.base.errors import BlixardError, ErrorBody, from_body, to_body
 from blixard.base.ids import is_ulid
@@ -32,6 +34,8 @@ from blixard.cluster.facade import Cluster
 from blixard.cluster.kind import KindTable
 from blixard.ports.environment import Environment
 from blixard.ports.transport import Stream
+from blixard.security.identity import PeerCertificate
+from blixard.security.principals import Principal
 
 DEFAULT_DEADLINE_S = 10.0
 DEADLINE_MAX_S = 600.0
@@ -43,13 +47,21 @@ StatusHandler = Callable[[Cluster], Any]
 RunStream = Callable[[Stream], Awaitable[None]]
 
 
+def _cannot_judge(_der: bytes) -> PeerCertificate:
+    raise BlixardError("UNAUTHENTICATED", "this node knows no authority to judge certificates by")
+
+
 class ApiHandlers(msgspec.Struct, kw_only=True):
-    """What the node's composition answers: joining, token minting, status, version."""
+    """What the node's composition answers: joining, token minting, status, version.
+
+    ``check_certificate`` judges the certificate of a caller whose request another node passed on.
+    """
 
     join: JoinHandler | None = None
     mint_token: credentials.MintToken | None = None
     status: StatusHandler | None = None
     version: dict[str, Any] = {}
+    check_certificate: CheckCertificate = _cannot_judge
 
 
 class ApiService:
@@ -109,7 +121,9 @@ class ApiService:
             async with asyncio.timeout_at(end):
                 response = await self._dispatch(request, route, deadline)
         except TimeoutError as error:
-            raise BlixardError("TIMEOUT", "the request was not answered in time") from error
+            # A write may be on its way.
+            code = "TIMEOUT" if request.method in READING else "OUTCOME_UNKNOWN"
+            raise BlixardError(code, "the request was not answered in time") from error
         response.headers["blixard-request-id"] = request.request_id
         return response
 
@@ -162,9 +176,21 @@ class ApiService:
         cluster = self._standing.replica()
         if cluster is None:
             raise BlixardError("NOT_LEADER", "this node holds no state")
-        now_ms = self._env.wall_time_ms()
-        principal = resolve(request.caller, cluster.store, now_ms=now_ms)
+        principal = self._principal(request, cluster)
         return Call(request=request, principal=principal, cluster=cluster, deadline=deadline)
+
+    def _principal(self, request: Request, cluster: Cluster) -> Principal:
+        now_ms = self._env.wall_time_ms()
+        return resolve(request.caller, cluster.store, now_ms=now_ms, votes=self._standing.votes)
+
+    def _check(self, call: Call, verb: str, place: Place) -> Check:
+        """Return what judges the caller of a stream anew, by the state as it is then."""
+
+        def check() -> None:
+            principal = self._principal(call.request, call.cluster)
+            require(principal, verb, place.kind.name, place.namespace)
+
+        return check
 
     async def _change(self, call: Call, route: Route) -> Response:
         writer, place = self._writer, route.place
@@ -206,7 +232,7 @@ class ApiService:
             case "list":
                 return reading.get_list(call, place)
             case "watch":
-                return events.watch(call, place)
+                return events.watch(call, place, self._check(call, "watch", place))
             case "kv-get":
                 return keyvalues.get(call, place)
         return await self._unary(call, route)
@@ -254,14 +280,15 @@ class ApiService:
             at_end = route.sub.at_end if route.sub is not None else b""
             return await self._open_elsewhere(request, deadline, at_end)
         await self._fresh(request, deadline)
-        sub_call = self._sub_call(self._call(request, deadline), route)
-        handler = route.sub.stream if route.sub is not None else None
-        if handler is None:
+        sub, place = route.sub, route.place
+        if sub is None or sub.stream is None or place is None:
             raise BlixardError("METHOD_NOT_ALLOWED", "the path is no stream")
-        run = handler
+        run = sub.stream
+        sub_call = self._sub_call(self._call(request, deadline), route)
+        check = self._check(sub_call.call, sub.verb, place)
 
         async def carry_out(stream: Stream) -> None:
-            await run(sub_call, stream)
+            await while_allowed(check, run(sub_call, stream))
 
         return carry_out
 
@@ -283,8 +310,8 @@ class ApiService:
             chunks=_received(remote),
         )
 
-    async def _on_forward(self, _peer: str, payload: bytes) -> bytes:
-        request = decode_request(payload)
+    async def _on_forward(self, peer: str, payload: bytes) -> bytes:
+        request = decode_request(payload, peer, self._handlers.check_certificate)
         return encode_response(await self.answer(request))
 
     async def _on_forwards(self, peer: str, payload: bytes) -> bytes:
@@ -293,9 +320,9 @@ class ApiService:
 
         return await self._forwarder.batches.answer(payload, answer)
 
-    async def _on_stream(self, _peer: str, payload: bytes, stream: Stream) -> None:
-        request = decode_request(payload)
+    async def _on_stream(self, peer: str, payload: bytes, stream: Stream) -> None:
         try:
+            request = decode_request(payload, peer, self._handlers.check_certificate)
             if self.is_stream(request):
                 run = await self.open(request)
             else:

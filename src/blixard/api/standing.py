@@ -28,6 +28,9 @@ class Standing(Protocol):
     def leads(self) -> bool:
         """Tell whether this node may propose."""
 
+    def votes(self, uid: str) -> bool:
+        """Tell whether the node of that uid votes; False where that is not known."""
+
     def candidates(self) -> list[str]:
         """Return the uids of nodes to ask, the likely leader first."""
 

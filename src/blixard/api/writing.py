@@ -50,13 +50,17 @@ class Writer:
         self, call: Call, kind: Kind, put: Put, *, extra: dict[str, Any] | None = None
     ) -> Response:
         """Propose one put and return the object with *extra* members."""
-        put = msgspec.structs.replace(put, uid=put.uid or self._fresh_uid(call, put))
+        put = msgspec.structs.replace(put, uid=put.uid or self._env.new_id())
+        before = call.cluster.store.get(put.kind, put.namespace, put.name)
         store, outcome = await self.change(call, (put,))
         resource = store.get(put.kind, put.namespace, put.name)
         if resource is None:
             raise BlixardError("CONFLICT", f"{put.kind} {put.name} was deleted right after")
         meta = resource.metadata
-        created = meta.generation == 1 and meta.revision == outcome.revision
+        changed = before is not None and before.metadata.revision < outcome.revision
+        same = before is not None and before.metadata.uid == meta.uid
+        fresh = meta.generation == 1 and not (changed and same)
+        created = fresh and meta.revision == outcome.revision
         value: Any = shown(kind, resource)
         if extra:
             value = {**msgspec.to_builtins(value), **extra}
@@ -87,9 +91,8 @@ class Writer:
         for kind, put in pairs:
             _authorise_put(call, kind, put)
         before = call.cluster.store
-        ops = tuple(
-            msgspec.structs.replace(put, uid=self._fresh_uid(call, put)) for _, put in pairs
-        )
+        # With a uid for each: what is deleted before this is applied is made anew.
+        ops = tuple(msgspec.structs.replace(put, uid=self._env.new_id()) for _, put in pairs)
         store, outcome = await self.change(call, ops)
         items = [_change(kind, put, before, store) for kind, put in pairs]
         answer = {
@@ -135,11 +138,6 @@ class Writer:
             details: dict[str, object] = {"op": outcome.pointer} if outcome.pointer else {}
             raise BlixardError(outcome.code, outcome.message, details=details)
         return after, outcome
-
-    def _fresh_uid(self, call: Call, put: Put) -> str:
-        """Return a uid for a creation; none if it is there, so that it is replaced."""
-        there = put.expect != 0 and call.cluster.store.get(put.kind, put.namespace, put.name)
-        return "" if there else self._env.new_id()
 
 
 def expected_revision(request: Request) -> int:

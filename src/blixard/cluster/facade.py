@@ -81,11 +81,15 @@ class Cluster:
         outcome: Outcome = await self._raft.propose(command, timeout_s=timeout_s)
         if outcome.code:
             raise BlixardError(
-                outcome.code,
-                outcome.message,
-                details={"op": outcome.pointer} if outcome.pointer else {},
+                outcome.code, outcome.message, details=self._refusal_details(outcome)
             )
         return outcome
+
+    def _refusal_details(self, outcome: Outcome) -> dict[str, object]:
+        """Name the operation at fault; to an id of a wrong date, the time that would be right."""
+        if outcome.code in {"REQUEST_ID_INVALID", "REQUEST_ID_EXPIRED"}:
+            return {"timeMs": self._stamp()[1]}
+        return {"op": outcome.pointer} if outcome.pointer else {}
 
     def _stamp(self) -> tuple[str, int]:
         """Return a request id and a time, both past what the state machine forgot.

@@ -57,12 +57,17 @@ class JoinTokenSpec(_Spec, frozen=True, kw_only=True):
 
 
 class ClusterConfigSpec(_Spec, frozen=True, kw_only=True):
-    """What holds for the whole cluster; there is one, named ``cluster``."""
+    """What holds for the whole cluster; there is one, named ``cluster``.
+
+    ``local_users``: which nodes are believed when they pass on a request of a user of their own
+    socket. All of them by default, so that the local root of each is root of the cluster.
+    """
 
     cluster_id: str
     trust_domain: str = ""
     next_raft_id: Annotated[int, Meta(ge=1)] = 1
     voters_max: Literal[1, 3, 5, 7] = 5
+    local_users: Literal["nodes", "voters", "none"] = "nodes"
     feature_level: Annotated[int, Meta(ge=1)] = 1
     overcommit_vcpus: Annotated[float, Meta(ge=1, le=64)] = 4.0
     overcommit_memory: Annotated[float, Meta(ge=0.1, le=16)] = 1.0

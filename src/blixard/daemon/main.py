@@ -30,6 +30,7 @@ from blixard.runtime.environment import RealEnvironment, make_random, make_spawn
 from blixard.runtime.logs import JsonLog
 from blixard.runtime.transport import MESSAGES_METHOD, GrpcTransport
 from blixard.security import ca
+from blixard.security.identity import PeerCertificate, verify_der
 from blixard.security.principals import ROLE_VIEWER
 from blixard.security.tls import TlsIdentity, TlsMaterial
 
@@ -101,7 +102,10 @@ class Daemon:
             own_certificate_der=lambda: ca.certificate_der(self._tls.identity.chain_pem),
         )
         self.api = NodeApi(
-            self.node, admission=self._admission, ca_certificate_der=ca.certificate_der(roots)
+            self.node,
+            admission=self._admission,
+            ca_certificate_der=ca.certificate_der(roots),
+            check_certificate=self._check_certificate,
         )
         group = _group(config.api.socket_group)
         self._server = ApiServer(
@@ -131,6 +135,11 @@ class Daemon:
         if uid in peers or (method == MESSAGES_METHOD and not peers):
             return None
         return BlixardError("NODE_REMOVED", f"node {uid} is not known here")
+
+    def _check_certificate(self, der: bytes) -> PeerCertificate:
+        own = self._tls.identity
+        now_ms = self.env.wall_time_ms()
+        return verify_der(der, chain_pem=own.chain_pem, roots_pem=own.roots_pem, now_ms=now_ms)
 
     async def serve(self) -> None:
         """Run until SIGTERM or SIGINT."""

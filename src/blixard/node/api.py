@@ -9,7 +9,7 @@ import msgspec
 
 from blixard import __version__
 from blixard.api.credentials import MintedToken
-from blixard.api.messages import Request
+from blixard.api.messages import CheckCertificate, Request
 from blixard.api.service import ApiHandlers, ApiService
 from blixard.cluster.facade import Cluster
 from blixard.cluster.kind import KindTable
@@ -55,6 +55,12 @@ class NodeStanding:
         """Tell whether this node may propose."""
         return self._node.voter is not None and self._node.voter.raft.is_leader
 
+    def votes(self, uid: str) -> bool:
+        """Tell whether a node votes, as this member knows the configuration."""
+        voter = self._node.voter
+        member = voter.raft.membership.by_uid(uid) if voter is not None else None
+        return member is not None and not member.learner
+
     def candidates(self) -> list[str]:
         """Return whom to ask, the likely leader first."""
         return self._node.leadership.candidates()
@@ -64,23 +70,31 @@ class NodeApi:
     """The service with what the node answers itself; ``admission`` is absent in simulation."""
 
     def __init__(
-        self, node: Node, *, admission: Admission | None = None, ca_certificate_der: bytes = b""
+        self,
+        node: Node,
+        *,
+        admission: Admission | None = None,
+        ca_certificate_der: bytes = b"",
+        check_certificate: CheckCertificate | None = None,
     ) -> None:
         self._node = node
         self._admission = admission
         self._ca_certificate_der = ca_certificate_der
         self._streams = InstanceStreams(node.env, node.identity.uid, node.hypervisor)
+        handlers = ApiHandlers(
+            join=self._join if admission is not None else None,
+            mint_token=self._mint if ca_certificate_der else None,
+            status=self._status,
+            version={"version": __version__, "apiVersion": "blixard.dev/v1"},
+        )
+        if check_certificate is not None:
+            handlers.check_certificate = check_certificate
         self.service = ApiService(
             node.env,
             KindTable(all_kinds()),
             NodeStanding(node),
             sub_resources=self._streams.sub_resources(),
-            handlers=ApiHandlers(
-                join=self._join if admission is not None else None,
-                mint_token=self._mint if ca_certificate_der else None,
-                status=self._status,
-                version={"version": __version__, "apiVersion": "blixard.dev/v1"},
-            ),
+            handlers=handlers,
         )
 
     def register(self) -> None:

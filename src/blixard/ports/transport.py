@@ -47,7 +47,8 @@ class Transport(Protocol):
         """Call a method of a peer.
 
         Raises:
-            BlixardError: the handler's own error; UNREACHABLE; TIMEOUT after *timeout_s*.
+            BlixardError: the handler's own error; UNREACHABLE, TIMEOUT after *timeout_s*: both
+                leave open whether the handler ran, unless ``details["sent"]`` is False.
         """
 
     async def open_stream(self, uid: str, method: str, payload: bytes) -> Stream:

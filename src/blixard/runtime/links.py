@@ -19,6 +19,7 @@ from blixard.runtime.streams import ClientStream
 from blixard.runtime.tasks import TaskSpawner, is_being_cancelled
 from blixard.security.tls import TlsMaterial, grpc_name_override
 
+_NOT_CONNECTED = "failed to connect to all addresses"
 _CODES = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "TIMEOUT",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "OVERLOADED",
@@ -259,7 +260,10 @@ class Link:
         code = _CODES.get(error.code(), "UNREACHABLE")
         if code == "OVERLOADED" and "larger than max" in (error.details() or ""):
             code = "TOO_LARGE"
-        return BlixardError(code, f"{method} on {self.uid}: {describe(error)}")
+        # No connection was made, so nothing was sent; any other failure leaves that open.
+        unsent = code == "UNREACHABLE" and (error.details() or "").startswith(_NOT_CONNECTED)
+        details: dict[str, object] = {"sent": False} if unsent else {}
+        return BlixardError(code, f"{method} on {self.uid}: {describe(error)}", details=details)
 
 
 def describe(error: BaseException) -> str:

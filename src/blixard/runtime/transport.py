@@ -123,7 +123,7 @@ class GrpcTransport:
         return link is not None and link.send(channel, payload)
 
     async def request(self, uid: str, method: str, payload: bytes, *, timeout_s: float) -> bytes:
-        """Call a method of a peer; UNREACHABLE and TIMEOUT leave open whether the handler ran."""
+        """Call a method of a peer; see ``ports.transport.Transport.request``."""
         return await self._known_link(uid).request(method, payload, timeout_s=timeout_s)
 
     async def open_stream(self, uid: str, method: str, payload: bytes) -> Stream:
@@ -163,7 +163,9 @@ class GrpcTransport:
     def _known_link(self, uid: str) -> Link:
         link = self._link(uid)
         if link is None:
-            raise BlixardError("UNREACHABLE", f"no address of node {uid} is known")
+            raise BlixardError(
+                "UNREACHABLE", f"no address of node {uid} is known", details={"sent": False}
+            )
         return link
 
     def _renew_links(self) -> None:

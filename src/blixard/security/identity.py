@@ -6,13 +6,16 @@ replicated state at each call.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.x509 import verification
 
 from blixard.base.errors import BlixardError
 
@@ -106,6 +109,33 @@ def from_der(der: bytes) -> PeerCertificate:
 def from_pem(pem: bytes) -> PeerCertificate:
     """Return what is kept of a verified certificate in PEM."""
     return from_certificate(_parse(pem, x509.load_pem_x509_certificate))
+
+
+def verify_der(der: bytes, *, chain_pem: bytes, roots_pem: bytes, now_ms: int) -> PeerCertificate:
+    """Return what is kept of a client certificate that no connection of ours has verified.
+
+    *chain_pem* is our own chain: the issuers that it names are those of the cluster's clients too.
+
+    Raises:
+        BlixardError: UNAUTHENTICATED.
+    """
+    # Per minute, so that a hot caller is not verified anew with each request.
+    return _verified(der, chain_pem, roots_pem, now_ms // 60_000 * 60_000)
+
+
+@functools.lru_cache(maxsize=256)
+def _verified(der: bytes, chain_pem: bytes, roots_pem: bytes, at_ms: int) -> PeerCertificate:
+    certificate = _parse(der, x509.load_der_x509_certificate)
+    roots = verification.Store(x509.load_pem_x509_certificates(roots_pem))
+    builder = verification.PolicyBuilder().store(roots)
+    verifier = builder.time(datetime.fromtimestamp(at_ms / 1000, UTC)).build_client_verifier()
+    try:
+        verifier.verify(certificate, x509.load_pem_x509_certificates(chain_pem)[1:])
+    except verification.VerificationError as error:
+        raise BlixardError(
+            "UNAUTHENTICATED", f"the caller's certificate does not hold: {error}"
+        ) from error
+    return from_certificate(certificate)
 
 
 def from_auth_context(context: Mapping[str, Iterable[bytes]]) -> PeerCertificate:

@@ -33,16 +33,22 @@ ROLES: Mapping[str, frozenset[str]] = {
 
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Who asks: ``name`` is a user name, node uid or key id; ``epoch`` belongs to a node."""
+    """Who asks: ``name`` is a user name, node uid or key id; ``epoch`` belongs to a node.
+
+    ``node`` is the name of the node on whose word alone this is a local user of it.
+    """
 
     kind: PrincipalKind
     name: str
     role: str = ROLE_NONE
     epoch: int = 0
+    node: str = ""
 
     @property
     def actor(self) -> str:
         """The name that stands in commands and audit records."""
+        if self.node:
+            return f"node/{self.node}/{self.name}"
         return f"system:{self.name}" if self.kind == "root" else f"{self.kind}:{self.name}"
 
 
@@ -77,6 +83,12 @@ def from_peer_credentials(
         if role in roles:
             return Principal(kind="user", name=f"uid-{uid}", role=role)
     return Principal(kind="user", name=f"uid-{uid}")
+
+
+def from_statement(said: Principal, node: str) -> Principal:
+    """Return who a local user is of whom the node of that name says that it is there."""
+    role = ROLE_ROOT if said.kind == "root" else _assignable(said.role)
+    return Principal(kind=said.kind, name=said.name, role=role, node=node)
 
 
 def from_key(text: str, find: Callable[[str], Resource | None], *, now_ms: int) -> Principal:

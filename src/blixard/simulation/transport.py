@@ -87,12 +87,16 @@ class SimTransport:
     async def request(self, uid: str, method: str, payload: bytes, *, timeout_s: float) -> bytes:
         """Call a method of a peer."""
         if uid not in self._peers and not self.knows_all:
-            raise BlixardError("UNREACHABLE", f"no address of node {uid} is known")
+            raise BlixardError(
+                "UNREACHABLE", f"no address of node {uid} is known", details={"sent": False}
+            )
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         target = self._network.target(uid)
         if target is None:
             await asyncio.sleep(min(timeout_s, 0.001))
-            raise BlixardError("UNREACHABLE", f"node {uid} refuses connections")
+            raise BlixardError(
+                "UNREACHABLE", f"node {uid} refuses connections", details={"sent": False}
+            )
         self._network.call(
             self.uid, uid, target.process, target.serve, self, answer, method, payload, timeout_s
         )

@@ -40,6 +40,7 @@ class World:
     def __init__(self) -> None:
         self.handlers: dict[tuple[str, str], Any] = {}
         self.cut: set[str] = set()
+        self.lose_answers: set[str] = set()
 
 
 class FakeStream:
@@ -75,10 +76,12 @@ class FakeTransport:
 
     async def request(self, uid: str, method: str, payload: bytes, *, timeout_s: float) -> bytes:
         if uid in self.world.cut:
-            raise BlixardError("UNREACHABLE", uid)
+            raise BlixardError("UNREACHABLE", uid, details={"sent": False})
         async with asyncio.timeout(timeout_s):
             answer: bytes = await self.world.handlers[uid, method](self.uid, payload)
-            return answer
+        if uid in self.world.lose_answers:
+            raise BlixardError("UNREACHABLE", f"{uid} closed the connection")
+        return answer
 
     async def open_stream(self, uid: str, method: str, payload: bytes) -> FakeStream:
         near, far = stream_pair()
@@ -165,13 +168,23 @@ class Node:
     def leads(self) -> bool:
         return self._leads
 
+    def votes(self, uid: str) -> bool:
+        return uid in {"n1", "n2"}
+
     def candidates(self) -> list[str]:
         return list(self.others)
 
     async def prepare(self) -> Node:
-        op = Put(kind="Namespace", namespace="", name="default", spec={}, uid=self.env.new_id())
+        ops = [Put(kind="Namespace", namespace="", name="default", spec={}, uid=self.env.new_id())]
+        for number in (1, 2, 3):
+            spec = {"address": f"host{number}:1", "raftId": number}
+            put = Put(kind="Node", namespace="", name=f"node{number}", spec=spec, uid=f"n{number}")
+            ops.append(put)
+        config = Put(
+            kind="ClusterConfig", namespace="", name="cluster", spec={"clusterId": "c"}, uid="c"
+        )
         assert self._cluster is not None
-        await self._cluster.commit((op,), actor="test", timeout_s=1)
+        await self._cluster.commit((*ops, config), actor="test", timeout_s=1)
         return self
 
     async def call(

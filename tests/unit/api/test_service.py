@@ -257,6 +257,53 @@ def test_unreachable_leader_is_no_quorum():
     asyncio.run(main())
 
 
+def test_lost_answer_to_a_write_is_an_unknown_outcome():
+    async def main() -> None:
+        world, leader, follower, _ = cluster_of_three()
+        await leader.prepare()
+        world.lose_answers.add("n1")
+        answer = load(await follower.call("PUT", path(), app(), blixard_timeout="300ms"))
+        assert answer["code"] == "OUTCOME_UNKNOWN"
+        assert len(load(await leader.call("GET", "/v1/apps"))["items"]) == 1
+
+    asyncio.run(main())
+
+
+def test_lost_answer_is_asked_again_under_the_same_id():
+    async def main() -> None:
+        world, leader, follower, _ = cluster_of_three()
+        await leader.prepare()
+        world.lose_answers.add("n1")
+        write = asyncio.ensure_future(follower.call("PUT", path(), app()))
+        while leader.machine.store.get("App", "default", "web") is None:
+            await asyncio.sleep(0.01)
+        world.lose_answers.clear()
+        answer = await write
+        assert answer.status == 201
+        meta = load(answer)["metadata"]
+        assert (meta["generation"], leader.machine.store.count("App")) == (1, 1)
+
+    asyncio.run(main())
+
+
+def test_object_deleted_under_a_put_is_made_anew():
+    async def main() -> None:
+        leader = await Node(World(), "n1").prepare()
+        await leader.call("PUT", path(), app())
+        commit = leader.raft.propose
+
+        async def delete_first(data: bytes, *, timeout_s: float) -> Any:
+            leader.raft.propose = commit  # type: ignore[method-assign]
+            await leader.call("DELETE", path())
+            return await commit(data, timeout_s=timeout_s)
+
+        leader.raft.propose = delete_first  # type: ignore[method-assign]
+        answer = await leader.call("PUT", path(), app(size=3))
+        assert (answer.status, load(answer)["spec"]["size"]) == (201, 3)
+
+    asyncio.run(main())
+
+
 def test_stream_passes_through_a_worker():
     async def main() -> None:
         from blixard.api.messages import Caller, Request

@@ -3,14 +3,14 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
-from authorities import DOMAIN, TestAuthority, now_ms
+from authorities import DAY_MS, DOMAIN, TestAuthority, now_ms
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from blixard.base.errors import BlixardError
 from blixard.security import ca, identity
-from blixard.security.identity import Identity
+from blixard.security.identity import Identity, verify_der
 
 NODE = f"spiffe://{DOMAIN}/node/01ABC/epoch/3"
 
@@ -89,3 +89,19 @@ def _certificate(uris: list[str]) -> bytes:
     names = [x509.DNSName("a.example"), *(x509.UniformResourceIdentifier(uri) for uri in uris)]
     builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
+def test_forwarded_certificate_must_hang_on_our_authority():
+    ours, theirs = TestAuthority(), TestAuthority()
+    own, alice, mallory = ours.node(), ours.user(), theirs.user()
+    trust = {"chain_pem": own.chain_pem, "roots_pem": own.roots_pem}
+    der = ca.certificate_der(alice.chain_pem)
+    assert verify_der(der, now_ms=now_ms(), **trust).identity.name == "alice"
+    with pytest.raises(BlixardError, match="does not hold"):
+        verify_der(ca.certificate_der(mallory.chain_pem), now_ms=now_ms(), **trust)
+    with pytest.raises(BlixardError, match="does not hold"):
+        verify_der(der, now_ms=now_ms() + 2 * DAY_MS, **trust)
+    with pytest.raises(BlixardError, match="cannot be parsed"):
+        verify_der(b"nonsense", now_ms=now_ms(), **trust)
+    node = verify_der(ca.certificate_der(own.chain_pem), now_ms=now_ms(), **trust)
+    assert node.identity.kind == "node"
