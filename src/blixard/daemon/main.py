@@ -16,6 +16,7 @@ from blixard.cluster.leases import LeaseConfig
 from blixard.consensus.node import RaftConfig
 from blixard.daemon.bootstrap import transport_address
 from blixard.daemon.files import NodeFiles, Stored
+from blixard.daemon.probes import probe_host
 from blixard.daemon.recover import check_not_recovering
 from blixard.hypervisors.guard.cgroups import remove_abandoned
 from blixard.hypervisors.guard.client import GuardClient
@@ -25,6 +26,7 @@ from blixard.network.linux.backend import LinuxNetwork
 from blixard.node.admission import Admission
 from blixard.node.api import NodeApi
 from blixard.node.node import Node, NodeConfig, Secrets
+from blixard.placement.choice import VM_ROLE
 from blixard.runtime.disk import RealDisk
 from blixard.runtime.environment import RealEnvironment, make_random, make_spawner
 from blixard.runtime.logs import JsonLog
@@ -159,6 +161,8 @@ class Daemon:
             await self._stop()
             raise
         self._spawner.spawn(self._renew(), name="certificate renewal")
+        if VM_ROLE in self._config.node.roles:
+            self._spawner.spawn(self._look_at_host(), name="host probe")
         self.log("info", "node_started", uid=self.node.identity.uid)
         # What start-up made stays for ever: the collector need not look at it again.
         gc.collect()
@@ -176,6 +180,12 @@ class Daemon:
         await self._transport.stop()
         await self._spawner.cancel_all()
         self._disk.close()
+
+    async def _look_at_host(self) -> None:
+        """Say once what this machine does not let the node do, and what helps."""
+        for row in await asyncio.to_thread(probe_host, self._config.images.cache_dir):
+            if not row.ok:
+                self.log("warning", "host_lacks", what=row.name, found=row.found, hint=row.hint)
 
     async def _renew(self) -> None:
         """Renew the certificate at half of its life, over the connection that it protects."""

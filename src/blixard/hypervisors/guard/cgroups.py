@@ -88,6 +88,18 @@ class Cgroups:
                 _removed(base.parent)
 
 
+def available() -> list[str]:
+    """Return which of the limits this host offers; empty if it has no hierarchy to write to."""
+    found = []
+    for controller, root in _hierarchies().items():
+        if os.access(root / "cgroup.procs", os.W_OK):
+            found.append(controller)
+            if root == ROOT:
+                offered = (root / "cgroup.controllers").read_text().split()
+                found += [name for name in V1 if name in offered]
+    return found
+
+
 def remove_abandoned() -> list[str]:
     """Remove the empty directories of guards that were killed; return the guards' names.
 
