@@ -75,11 +75,15 @@ async def write_first_state(
     if has_state(disk, directory):
         raise BlixardError("WRONG_CLUSTER", f"{directory} already holds a node's state")
     with no_raw_errors(f"the first state in {directory}"):
-        await _write_first_state(env, directory, identity, voter=voter)
+        await _write_first_state(env, directory, identity, first, payload)
 
 
 async def _write_first_state(
-    env: Environment, directory: str, identity: Identity, *, voter: bool
+    env: Environment,
+    directory: str,
+    identity: Identity,
+    first: SnapshotMeta | None,
+    payload: bytes,
 ) -> None:
     disk = env.disk
     for path in (directory, f"{directory}/log", f"{directory}/snap"):
