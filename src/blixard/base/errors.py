@@ -52,6 +52,9 @@ CODES: dict[str, CodeInfo] = {
     "FENCED": CodeInfo(
         409, 5, "the effect belongs to an older epoch or run", "nothing: a newer one exists"
     ),
+    "TRANSITION_REFUSED": CodeInfo(
+        409, 5, "the reported phase cannot follow the one before", "report it: this is a bug"
+    ),
     "REQUEST_ID_EXPIRED": CodeInfo(
         409, 7, "the outcome of that request id is no longer known", "read the object"
     ),

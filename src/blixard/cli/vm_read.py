@@ -12,6 +12,7 @@ from blixard.cli.tree import command
 
 VM = kind_named("vm")
 INSTANCE = kind_named("instance")
+START_PHASES = ("build", "prepare", "start", "boot", "ready")
 REPORT_COLUMNS = tuple(c for c in INSTANCE_COLUMNS if not c.wide)
 
 
@@ -52,6 +53,7 @@ def _brief(instance: Object) -> Object:
         "ready": bool(state.get("ready")),
         "reason": state.get("reason", ""),
         "restarts": state.get("restarts", 0),
+        "phasesMs": state.get("phasesMs") or {},
         "placement": state.get("placement") or spec.get("placement", ""),
     }
 
@@ -74,9 +76,17 @@ def _report(session: Session, vm: Object, instances: list[Object]) -> str:
     whys = [(name_of(i), _brief(i)["placement"]) for i in instances]
     if any(why for _, why in whys):
         lines += ["", "why there:"] + [f"  {name}: {why}" for name, why in whys if why]
+    times = [(i["name"], i["phasesMs"]) for i in map(_brief, instances)]
+    if any(phases for _, phases in times):
+        lines += ["", "last start:"] + [f"  {n}: {_took(p)}" for n, p in times if p]
     for instance in instances:
         lines += _last_words(instance)
     return "\n".join(lines)
+
+
+def _took(phases_ms: dict[str, int]) -> str:
+    known = [name for name in START_PHASES if name in phases_ms]
+    return ", ".join(f"{name} {phases_ms[name]} ms" for name in known)
 
 
 def _last_words(instance: Object) -> list[str]:

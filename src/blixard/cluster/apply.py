@@ -23,6 +23,7 @@ from blixard.cluster.resources import (
 from blixard.cluster.store import Draft, Store
 
 _PATCH_DEPTH_MAX = 16
+_PATH_MAX = 16
 
 
 class Refused(Exception):
@@ -172,7 +173,9 @@ def _replaced(draft: Draft, op: Put, old: Resource, time_ms: int) -> Resource | 
 def _patch(draft: Draft, kind: Kind, op: PatchStatus, old: Resource, time_ms: int) -> OpResult:
     if op.node_uid:
         _check_not_fenced(draft, op, old)
-    status = merge_patch(old.status, op.status)
+        _check_phase(kind, op, old)
+    told = {key: value for key, value in op.status.items() if not op.node_uid or key != "path"}
+    status = merge_patch(old.status, told)
     if status == old.status:
         return OpResult(revision=old.metadata.revision)
     metadata = msgspec.structs.replace(old.metadata, revision=draft.revision, updated_at_ms=time_ms)
@@ -194,6 +197,19 @@ def _check_not_fenced(draft: Draft, op: PatchStatus, old: Resource) -> None:
             f"{_shown(op)} is at node epoch {mine[1]}, run {mine[2]}; "
             f"the report is of epoch {op.node_epoch}, run {op.run}",
         )
+
+
+def _check_phase(kind: Kind, op: PatchStatus, old: Resource) -> None:
+    """A report's phases are transitions of the kind's table, from the phase that is known."""
+    if kind.phases is None or "phase" not in op.status:
+        return
+    phase = op.status["phase"]
+    was, path = str(old.status.get("phase", kind.phases.initial)), op.status.get("path", [phase])
+    told = path and path[-1] == phase and len(path) <= _PATH_MAX
+    if not told or not kind.phases.connects(was, path):
+        walk = " -> ".join((was, *path[-_PATH_MAX:]))
+        message = f"{_shown(op)}: {walk} is no way to {phase}"
+        raise Refused("TRANSITION_REFUSED", message)
 
 
 def _delete(draft: Draft, kind: Kind, old: Resource) -> OpResult:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import msgspec
 
 from blixard.base.errors import Problem
+from blixard.base.machine import Machine
 from blixard.cluster.resources import Resource
 
 NAME_PATTERN = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
@@ -44,6 +45,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     ``spec`` is the type that the API validates (None: free form), ``validate`` finds what types
     cannot say, ``rule`` is the invariant that apply enforces whoever asks: it gets the state, the
     old and the new object (None: absent) and returns what is broken, or an empty text.
+    ``phases`` is the table that the reported ``status.phase`` follows.
     ``internal`` kinds are written by controllers only.
     """
 
@@ -54,6 +56,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     spec: type[msgspec.Struct] | None = None
     validate: Callable[[Any], list[Problem]] | None = None
     rule: Rule | None = None
+    phases: Machine[Any, Any] | None = None
     name_pattern: str = NAME_PATTERN
     internal: bool = False
     secret_fields: tuple[str, ...] = ()

@@ -169,6 +169,9 @@ def instance_rule(state: StateView, old: Resource | None, new: Resource | None) 
         return "an instance's run number cannot go back"
     if now and now != was and run_now <= run_was:
         return "a new placement needs a higher run number"
+    begins = before.get("desired") == "Stopped" and new.spec.get("desired") == "Running"
+    if now and begins and run_now <= run_was:
+        return "a start after a stop needs a higher run number"
     if was and now != was and old is not None:
         broken = _still_there(state, old, was)
         if broken:
@@ -177,11 +180,15 @@ def instance_rule(state: StateView, old: Resource | None, new: Resource | None) 
 
 
 def _still_there(state: StateView, old: Resource, node_uid: str) -> str:
-    """A placed instance leaves a live node only after that node said that it stopped."""
+    """A placed instance leaves a live node only after that node said that it stopped.
+
+    It was told to: one that ended by itself may be starting again by now.
+    """
     node = state.by_uid(node_uid)
     if node is None or node.status.get("state") == "Lost":
         return ""
-    stopped = old.status.get("phase") == "Stopped" and old.status.get("run") == old.spec.get("run")
+    ended = old.spec.get("desired") == "Stopped" and old.status.get("phase") == "Stopped"
+    stopped = ended and old.status.get("run") == old.spec.get("run")
     return "" if stopped else f"it may still run on {node.metadata.name}"
 
 

@@ -67,7 +67,9 @@ class PatchStatus(msgspec.Struct, frozen=True, kw_only=True, array_like=True, ta
 
     ``uid`` must match (an object made again under the same name is another). ``node_uid``,
     ``node_epoch`` and ``run`` are set on reports of nodes: apply answers FENCED unless they are the
-    ones in the instance's spec (and the epoch is the node's current one).
+    ones in the instance's spec (and the epoch is the node's current one). A report's
+    status may hold ``path``, the phases passed since the last one, the newest last: it is judged
+    and not kept.
     """
 
     kind: str

@@ -136,7 +136,7 @@ class LeaderDuties:
                 namespace=item.namespace,
                 name=item.name,
                 uid=item.uid,
-                status=item.status,
+                status={**item.status, "path": list(item.path)},
                 node_uid=uid,
                 node_epoch=reports.epoch,
                 run=item.run,

@@ -13,7 +13,8 @@ from blixard.node import messages as m
 from blixard.ports.environment import Environment
 from blixard.ports.hypervisor import Hypervisor
 from blixard.vms.reconcile import Assignment
-from blixard.vms.spec import InstanceStatus
+from blixard.vms.spec import InstanceStatus, Phase
+from blixard.vms.worker import PATH_MAX
 
 REQUEST_S = 1.5
 VIEW_WAIT_S = 5.0
@@ -103,6 +104,7 @@ class NodeLink:
         self._refresh = asyncio.Event()
         self._removed = False
         self._pending: dict[str, m.Report] = {}
+        self._disputed: set[str] = set()
         self._report_wake = asyncio.Event()
         self.on_view: Callable[[m.NodeView], None] = lambda _view: None
         self.on_authority: Callable[[], None] = lambda: None
@@ -241,14 +243,24 @@ class NodeLink:
 
     # -- reports --
 
-    def report(self, assignment: Assignment, status: InstanceStatus) -> None:
-        """Queue a status; a newer one of the same instance replaces it."""
-        self._pending[assignment.uid] = m.Report(
-            uid=assignment.uid,
+    def report(
+        self, assignment: Assignment, status: InstanceStatus, path: tuple[Phase, ...]
+    ) -> None:
+        """Queue a status; a newer one of the same instance replaces it and keeps its path."""
+        uid, waiting = assignment.uid, self._pending.get(assignment.uid)
+        if uid in self._disputed:
+            self._disputed.discard(uid)
+            path = ("Unknown", status.phase)
+        document = msgspec.to_builtins(status)
+        if status.phase in ("Building", "Starting"):
+            document["phasesMs"] = document["phasesMs"] or None
+        self._pending[uid] = m.Report(
+            uid=uid,
             namespace=assignment.namespace,
             name=assignment.name,
             run=assignment.spec.run,
-            status=msgspec.to_builtins(status),
+            status=document,
+            path=_joined(waiting, assignment.spec.run, path),
         )
         self._report_wake.set()
 
@@ -275,5 +287,14 @@ class NodeLink:
             if self._pending.get(sent.uid) is sent:
                 del self._pending[sent.uid]
             if code and code != "NOT_FOUND":
+                self._disputed.add(sent.uid)
                 self._env.log("info", "report_refused", name=sent.name, run=sent.run, code=code)
         return True
+
+
+def _joined(waiting: m.Report | None, run: int, path: tuple[Phase, ...]) -> tuple[str, ...]:
+    """Return the phases of both reports; too many are told as Unknown and the last."""
+    if waiting is None or waiting.run != run:
+        return path
+    joined = (*waiting.path, *path)
+    return joined if len(joined) <= PATH_MAX else ("Unknown", path[-1])

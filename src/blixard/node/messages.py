@@ -59,13 +59,14 @@ class NodeView(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True):
-    """One instance's status as its node sees it."""
+    """One instance's status as its node sees it, and the phases passed since the last one."""
 
     uid: str
     namespace: str
     name: str
     run: int
     status: dict[str, Any]
+    path: tuple[str, ...] = ()
 
 
 class Reports(msgspec.Struct, frozen=True, array_like=True):

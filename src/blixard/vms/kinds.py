@@ -6,7 +6,7 @@ from blixard.base.errors import BlixardError, Problem
 from blixard.base.units import parse_memory_mib
 from blixard.cluster.kind import Kind
 from blixard.cluster.kinds import instance_rule
-from blixard.vms.spec import InstanceSpec, VMSpec
+from blixard.vms.spec import LIFECYCLE, InstanceSpec, VMSpec
 
 MEMORY_MIN_MIB = 64
 
@@ -35,6 +35,7 @@ KINDS: tuple[Kind, ...] = (
         short=("inst",),
         spec=InstanceSpec,
         rule=instance_rule,
+        phases=LIFECYCLE,
         name_pattern=r"[a-z0-9]([-a-z0-9]{0,66}[a-z0-9])?",
         internal=True,
     ),

@@ -14,7 +14,7 @@ from blixard.ports.network import NetworkBackend, NetworkView
 from blixard.vms.reconcile import Assignment
 from blixard.vms.replicas import ReplicaPlanner
 from blixard.vms.settled import Settled
-from blixard.vms.spec import InstanceStatus
+from blixard.vms.spec import InstanceStatus, Phase
 from blixard.vms.worker import Authority, Tools, Worker
 
 PASS_DEADLINE_S = 10.0
@@ -52,7 +52,7 @@ class Reconciler:
         network: NetworkBackend,
         builder: GuestBuilder,
         authority: Authority,
-        report: Callable[[Assignment, InstanceStatus], None],
+        report: Callable[[Assignment, InstanceStatus, tuple[Phase, ...]], None],
     ) -> None:
         self._env = env
         self._network = network

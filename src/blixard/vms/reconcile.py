@@ -38,6 +38,7 @@ class History(msgspec.Struct, kw_only=True):
     restarts: int = 0
     failures: int = 0
     launched_s: float = 0.0
+    resumed_s: float = 0.0
     next_launch_s: float = 0.0
     built_for: str = ""
     ready: bool = False
@@ -133,7 +134,7 @@ def _live(
     now_s: float,
 ) -> Step:
     if process.plan.run != spec.run:
-        return Step(kind="kill", why="of an older run")
+        return Step(kind="stop", why="of an older run")
     if process.state == "paused":
         return Step(kind="kill", why="its start was interrupted")
     if spec.desired == "Stopped":

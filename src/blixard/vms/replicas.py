@@ -188,7 +188,11 @@ class ReplicaPlanner:
             node = self.store.by_uid(wanted.node)
             assert node is not None
             wanted = msgspec.structs.replace(wanted, node_epoch=node.status["epoch"])
-        if wanted != member.spec:
+        if _starts_anew(member.spec, wanted):
+            # What was told of the run before, also late, must not speak for the new start.
+            self._put(member.resource, msgspec.structs.replace(wanted, run=wanted.run + 1))
+            self._set_status(member, phase="Pending", ready=False, reason="")
+        elif wanted != member.spec:
             self._put(member.resource, wanted)
         if disturbs:
             self._disturb(member, "restarting with a changed specification")
@@ -246,7 +250,7 @@ class ReplicaPlanner:
                 ready=member.status.ready,
                 reason="its data exists only on the node that is to be removed",
             )
-        elif member.status.phase == "Stopped" and member.status.run == member.spec.run:
+        elif _has_stopped(member):
             if spec.running:
                 self._place(vm, spec, wanted, member)
             else:
@@ -423,6 +427,21 @@ def _free_ordinals(members: list[Member], count: int) -> list[int]:
             free.append(ordinal)
         ordinal += 1
     return free
+
+
+def _has_stopped(member: Member) -> bool:
+    """Tell whether its node said that this run is over; it is never started again."""
+    spec, status = member.spec, member.status
+    return spec.desired == "Stopped" and status.phase == "Stopped" and status.run == spec.run
+
+
+def _starts_anew(old: InstanceSpec, new: InstanceSpec) -> bool:
+    """Tell whether it may start after it was, or may have been, told to be over."""
+    if new.desired != "Running":
+        return False
+    if old.desired == "Stopped":
+        return True
+    return new.restart_policy != "Always" and old.restart_generation != new.restart_generation
 
 
 def _restart_needed(old: InstanceSpec, new: InstanceSpec) -> bool:

@@ -23,16 +23,15 @@ Phase = Literal[
     "Unknown",
 ]
 Event = Literal[
-    "place",
     "build",
     "launch",
     "ready",
     "pause",
     "resume",
     "stop",
+    "rest",
     "exited",
     "fail",
-    "retry",
     "lose",
     "found",
     "migrate",
@@ -40,47 +39,86 @@ Event = Literal[
     "unplace",
 ]
 
-# Every transition an instance's reported phase may make (decisions.md, "VM states").
+# Every transition of an instance's phase (decisions.md, "VM states"). The worker takes no other,
+# and apply refuses a report of any other. ``stop``: a process is asked to end; ``rest``: there is
+# none and none is wanted; ``lose``: nobody knows, which is also where a restarted daemon begins;
+# ``found``: it is known again.
 LIFECYCLE: Machine[Phase, Event] = Machine(
     "instance",
     "Pending",
     {
-        "Pending": {"build": "Building", "launch": "Starting", "stop": "Stopped", "fail": "Failed"},
-        "Building": {"launch": "Starting", "fail": "Failed", "stop": "Stopped", "lose": "Unknown"},
+        "Pending": {
+            "build": "Building",
+            "launch": "Starting",
+            "rest": "Stopped",
+            "fail": "Failed",
+            "lose": "Unknown",
+        },
+        "Building": {
+            "launch": "Starting",
+            "rest": "Stopped",
+            "fail": "Failed",
+            "lose": "Unknown",
+            "unplace": "Pending",
+        },
         "Starting": {
             "ready": "Running",
-            "fail": "Failed",
-            "exited": "Failed",
             "stop": "Stopping",
+            "exited": "Failed",
             "lose": "Unknown",
-            "build": "Building",
+            "unplace": "Pending",
         },
         "Running": {
             "pause": "Paused",
+            "migrate": "Migrating",
             "stop": "Stopping",
             "exited": "Failed",
+            "lose": "Unknown",
+            "unplace": "Pending",
+        },
+        "Paused": {
+            "resume": "Running",
+            "stop": "Stopping",
+            "exited": "Failed",
+            "lose": "Unknown",
+            "unplace": "Pending",
+        },
+        "Migrating": {
+            "arrive": "Running",
+            "stop": "Stopping",
+            "exited": "Failed",
+            "lose": "Unknown",
+            "unplace": "Pending",
+        },
+        "Stopping": {
+            "exited": "Stopped",
+            "found": "Running",
+            "lose": "Unknown",
+            "unplace": "Pending",
+        },
+        "Stopped": {
+            "build": "Building",
+            "launch": "Starting",
             "fail": "Failed",
             "lose": "Unknown",
-            "migrate": "Migrating",
-            "launch": "Starting",
+            "unplace": "Pending",
         },
-        "Paused": {"resume": "Running", "stop": "Stopping", "exited": "Failed", "lose": "Unknown"},
-        "Migrating": {"arrive": "Running", "fail": "Failed", "lose": "Unknown"},
-        "Stopping": {"exited": "Stopped", "lose": "Unknown"},
-        "Stopped": {"build": "Building", "launch": "Starting", "unplace": "Pending"},
         "Failed": {
             "build": "Building",
             "launch": "Starting",
-            "stop": "Stopped",
+            "stop": "Stopping",
+            "rest": "Stopped",
+            "found": "Running",
             "lose": "Unknown",
             "unplace": "Pending",
         },
         "Unknown": {
-            "found": "Running",
-            "launch": "Starting",
             "build": "Building",
+            "launch": "Starting",
+            "found": "Running",
+            "stop": "Stopping",
+            "rest": "Stopped",
             "exited": "Failed",
-            "stop": "Stopped",
             "unplace": "Pending",
         },
     },
@@ -171,7 +209,12 @@ class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What the owning node last said; ``console`` holds the last lines after a failure."""
+    """What the owning node last said; ``console`` holds the last lines after a failure.
+
+    ``phases_ms`` is what the last start took, on the node's own clock: ``build`` (the runner is
+    built or found), ``prepare`` (tap and stopped hypervisor), ``start`` (guard armed, leader asked,
+    CPUs released), ``boot`` (until the agent answers), ``ready`` (until the checks given do).
+    """
 
     phase: Phase = "Pending"
     ready: bool = False

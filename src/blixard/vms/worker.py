@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -24,9 +24,12 @@ from blixard.vms.reconcile import (
     decide,
     start_overdue,
 )
-from blixard.vms.spec import InstanceSpec, InstanceStatus, Phase
+from blixard.vms.spec import LIFECYCLE, Event, InstanceSpec, InstanceStatus, Phase
 
 CONSOLE_LINES = 20
+PATH_MAX = 8  # phases between two reports; more are told as Unknown and the last
+_READY: dict[Phase, Event | Literal[""]] = {"Starting": "ready", "Running": ""}
+_WITH_PROCESS = ("Starting", "Running", "Paused", "Migrating", "Stopping")
 IDLE_S = 30.0  # a worker with nothing to do looks again this often
 
 
@@ -56,7 +59,7 @@ class Tools(msgspec.Struct, frozen=True):
     network: NetworkBackend
     builder: GuestBuilder
     authority: Authority
-    report: Callable[[Assignment, InstanceStatus], None]
+    report: Callable[[Assignment, InstanceStatus, tuple[Phase, ...]], None]
     network_of: Callable[[str], tuple[str, int, int]]
 
 
@@ -72,7 +75,10 @@ class Worker:
         self._build_lock = build_lock
         self._wake = asyncio.Event()
         self._runner = ""
-        self._status = InstanceStatus()
+        # A fresh worker knows nothing: there may be a process from before the daemon's restart.
+        self._status = InstanceStatus(phase="Unknown")
+        self._path: list[Phase] = ["Unknown"]
+        self._phases_ms: dict[str, int] = {}
         self._last: Assignment | None = None
 
     def assign(self, assignment: Assignment | None) -> None:
@@ -85,6 +91,7 @@ class Worker:
         if old is not None and assignment is not None:
             if old.spec.run != assignment.spec.run:
                 self.history = History()
+                self._status, self._path = InstanceStatus(phase="Unknown"), ["Unknown"]
             elif old.spec.node_epoch != assignment.spec.node_epoch:
                 self.report_again()
         self.wake()
@@ -97,23 +104,29 @@ class Worker:
         """Work until the instance is gone."""
         while not self.ended:
             self._wake.clear()
-            process = await self._process()
-            step = decide(
-                self.assignment,
-                process,
-                self.history,
-                authority=self._tools.authority.granted(),
-                recipe_key=self._recipe_key(),
-                now_s=_now(),
-            )
             try:
-                await self._do(step, process)
+                step = await self._step()
             except BlixardError as error:
-                self._failed(error)
+                step = self._failed(error)
             except OSError as error:
-                self._failed(BlixardError("INTERNAL", f"{type(error).__name__}: {error}"))
+                step = self._failed(BlixardError("INTERNAL", f"{type(error).__name__}: {error}"))
             if step.kind in ("wait", "rest"):
                 await self._sleep(step.until_s)
+
+    async def _step(self) -> Step:
+        process = await self._process()
+        if process is None and self._status.phase in _WITH_PROCESS:
+            self._go("exited")  # the guard is gone, and what it held with it
+        step = decide(
+            self.assignment,
+            process,
+            self.history,
+            authority=self._tools.authority.granted(),
+            recipe_key=self._recipe_key(),
+            now_s=_now(),
+        )
+        await self._do(step, process)
+        return step
 
     async def _process(self) -> HypervisorInstance | None:
         for process in await self._tools.hypervisor.instances():
@@ -153,17 +166,20 @@ class Worker:
             case "retire" | "end":
                 await self._retire(process)
             case "wait":
-                if step.why == "back-off":
-                    self._say("Failed", reason=self.history.reason)
+                if step.why == "back-off" and self._status.phase == "Failed":
+                    self._say(reason=self.history.reason)
 
     async def _build(self) -> None:
         assert self.assignment is not None
         spec = self.assignment.spec
-        self._say("Building")
+        self._go("build")
+        self._say()
+        began_s = _now()
         async with self._build_lock:
             built = await self._tools.builder.build(spec.recipe, lambda _line: None)
         self._runner = built.runner
         self.history.built_for = recipe_key(spec.recipe)
+        self._phases_ms = {"build": _ms_since(began_s)}
 
     async def _launch(self) -> None:
         """Start order of the architecture: stopped, arm, ask again, then run."""
@@ -172,10 +188,14 @@ class Worker:
         spec, epoch = self.assignment.spec, authority.epoch
         self.history.reason = ""
         self.history.restart_generation = spec.restart_generation
-        self.history.launched_s = _now()
-        self._say("Starting")
+        self.history.launched_s = began_s = _now()
+        self._phases_ms = {k: v for k, v in self._phases_ms.items() if k == "build"}
+        self._go("launch")
+        self._say()
         plan = await self._plan(self.assignment, epoch)
-        await hypervisor.start_paused(plan)
+        await self._spawn(plan)
+        self._phases_ms["prepare"] = _ms_since(began_s)
+        spawned_s = _now()
         if spec.fenced:
             await hypervisor.arm(self.uid, authority.deadline_ns)
         if not await authority.confirm_start(self.uid, spec.run, epoch):
@@ -184,11 +204,26 @@ class Worker:
             return
         await hypervisor.resume(self.uid)
         self.history.next_check_s = _now() + min(0.5, spec.readiness.interval_s)
-        self._say("Starting", started=True)
+        self._phases_ms["start"] = _ms_since(spawned_s)
+        self.history.resumed_s = _now()
+        self._say(started=True)
+
+    async def _spawn(self, plan: LaunchPlan) -> None:
+        """Start it stopped; after a failure the builder looks whether the runner is still there.
+
+        A cache may be emptied and a disk cleaned while the daemon runs.
+        """
+        try:
+            await self._tools.hypervisor.start_paused(plan)
+        except (BlixardError, OSError):
+            self.history.built_for = ""
+            raise
 
     async def _discard(self) -> None:
+        self._go("stop")
         await self._tools.hypervisor.kill(self.uid)
         await self._tools.hypervisor.forget(self.uid)
+        self._go("exited")
 
     async def _plan(self, assignment: Assignment, epoch: int) -> LaunchPlan:
         spec = assignment.spec
@@ -224,18 +259,28 @@ class Worker:
         answered = await self._answers(spec)
         after_check(spec, self.history, answered=answered, now_s=_now())
         if self.history.ready:
-            self._say("Running", ready=True, pid=process.pid)
+            self._go(_READY.get(self._status.phase, "found"))
+            self._time_ready()
+            self._say(ready=True, pid=process.pid)
         elif start_overdue(spec, self.history, _now()) and self._tools.authority.granted():
             self.history.reason = f"not ready within {spec.readiness.start_timeout_s:g} s"
             await self._give_up()
         else:
-            self._say("Running" if self._status.phase == "Running" else "Starting", pid=process.pid)
+            quiet = self._status.phase in ("Starting", "Running", "Stopping")
+            self._go("" if quiet else "launch")
+            self._say(pid=process.pid)
+
+    def _time_ready(self) -> None:
+        if self.history.resumed_s and "ready" not in self._phases_ms:
+            self._phases_ms.setdefault("boot", _ms_since(self.history.resumed_s))
+            whole_ms = _ms_since(self.history.resumed_s)
+            self._phases_ms["ready"] = max(0, whole_ms - self._phases_ms["boot"])
 
     def _adopt(self, spec: InstanceSpec) -> None:
         """Found running after the daemon restarted: it keeps its pid and its state."""
         self.history.launched_s = _now()
         self.history.restart_generation = spec.restart_generation
-        self._status = msgspec.structs.replace(self._status, phase="Running")
+        self._go("found" if self._status.phase in ("Unknown", "Failed") else "")
 
     async def _answers(self, spec: InstanceSpec) -> bool:
         check = spec.readiness
@@ -243,6 +288,8 @@ class Worker:
             async with asyncio.timeout(check.timeout_s + 1):
                 if check.agent and not await self._agent_ready():
                     return False
+                if self.history.resumed_s:
+                    self._phases_ms.setdefault("boot", _ms_since(self.history.resumed_s))
                 if check.tcp is not None and not await self._tools.network.probe(
                     spec.ip, check.tcp.port, None, timeout_s=check.timeout_s
                 ):
@@ -262,19 +309,21 @@ class Worker:
     async def _give_up(self) -> None:
         console = self._tools.hypervisor.console_tail(self.uid, CONSOLE_LINES)
         await self._tools.hypervisor.kill(self.uid)
-        self._say("Failed", reason=self.history.reason, console=console)
+        self._go("" if self._status.phase == "Failed" else "exited")
+        self._say(reason=self.history.reason, console=console)
 
     async def _stop(self, step: Step) -> None:
         if step.why:
             self._tools.env.log("info", "instance_stop", uid=self.uid, why=step.why)
-        self._say("Stopping")
+        self._go("" if self._status.phase == "Stopping" else "stop")
+        self._say()
         if step.kind == "kill":
             await self._tools.hypervisor.kill(self.uid)
         else:
             await self._tools.hypervisor.shutdown(self.uid, grace_s=STOP_GRACE_S)
         await self._tools.hypervisor.forget(self.uid)
         self.history = History(restarts=self.history.restarts)
-        self._status = InstanceStatus(phase="Stopping")
+        self._go("exited")
 
     async def _collect(self, process: HypervisorInstance) -> None:
         """The process ended by itself (or by the guard): keep its last words, apply the policy."""
@@ -282,11 +331,13 @@ class Worker:
         spec = self.assignment.spec if self.assignment is not None else None
         after_exit(spec, process, self.history, _now())
         await self._tools.hypervisor.forget(self.uid)
-        self._say("Failed", reason=self.history.reason, console=console)
+        self._go("" if self._status.phase == "Failed" else "exited")
+        self._say(reason=self.history.reason, console=console)
 
     def _rest(self, step: Step) -> None:
         why = "it ended and its restart policy keeps it so" if step.why == "completed" else ""
-        self._say("Stopped", reason=why)
+        self._go("" if self._status.phase == "Stopped" else "rest")
+        self._say(reason=why)
 
     async def _retire(self, process: HypervisorInstance | None) -> None:
         if process is not None:
@@ -294,7 +345,7 @@ class Worker:
         await self._tools.network.release_tap(self.uid)
         self.ended = True
 
-    def _failed(self, error: BlixardError) -> None:
+    def _failed(self, error: BlixardError) -> Step:
         self._tools.env.log(
             "warning", "instance_step_failed", uid=self.uid, code=error.code, detail=error.message
         )
@@ -303,11 +354,36 @@ class Worker:
         self.history.next_check_s = self.history.next_launch_s
         self.history.reason = f"{error.code}: {error.message}"
         if not self.history.ready:
-            self._say("Failed", reason=self.history.reason)
+            self._fail()
+            self._say(reason=self.history.reason)
+        return Step(kind="wait", until_s=self.history.next_launch_s)
+
+    def _fail(self) -> None:
+        """Call it Failed, unless a process is being ended: that goes on being tried."""
+        phase = self._status.phase
+        if LIFECYCLE.allows(phase, "fail"):
+            self._go("fail")
+        elif LIFECYCLE.allows(phase, "exited") and phase != "Stopping":
+            self._go("exited")
+
+    def _go(self, event: Event | Literal[""]) -> None:
+        """Take a transition of the table; none for an empty event.
+
+        Raises:
+            BlixardError: TRANSITION_REFUSED, if the table has no such transition.
+        """
+        phase = self._status.phase
+        if not event:
+            return
+        if not LIFECYCLE.allows(phase, event):
+            raise BlixardError("TRANSITION_REFUSED", f"{phase} knows no {event!r}")
+        self._status = msgspec.structs.replace(self._status, phase=LIFECYCLE.next(phase, event))
+        self._path.append(self._status.phase)
+        if len(self._path) > PATH_MAX:
+            self._path = ["Unknown", self._status.phase]
 
     def _say(
         self,
-        phase: Phase,
         *,
         ready: bool = False,
         reason: str = "",
@@ -315,10 +391,11 @@ class Worker:
         started: bool = False,
         console: list[str] | None = None,
     ) -> None:
+        """Report the phase that the table led to, if anything of it is new."""
         if self.assignment is None:
             return
         now_ms = self._tools.env.wall_time_ms()
-        old = self._status
+        old, phase = self._status, self._status.phase
         started_at = now_ms if started else (0 if phase in ("Building", "Stopped") else None)
         new = InstanceStatus(
             phase=phase,
@@ -330,20 +407,27 @@ class Worker:
             pid=pid,
             run=self.assignment.spec.run,
             console=console if console is not None else (old.console if phase == "Failed" else []),
+            phases_ms=dict(self._phases_ms),
         )
-        if new != old:
+        if new != old or self._path:
+            path, self._path = tuple(self._path) or (phase,), []
             self._status = new
-            self._tools.report(self.assignment, new)
+            self._tools.report(self.assignment, new, path)
 
     def report_again(self) -> None:
         """Send the status anew (the leader's copy was reset by a new run or epoch)."""
-        if self.assignment is not None and self._status.run == self.assignment.spec.run:
-            self._tools.report(self.assignment, self._status)
+        known = self._status.phase != "Unknown"
+        if known and self.assignment is not None and self._status.run == self.assignment.spec.run:
+            self._tools.report(self.assignment, self._status, ("Unknown", self._status.phase))
 
 
 def recipe_key(recipe: GuestRecipe) -> str:
     """Return a comparable key of a recipe."""
     return msgspec.json.encode(recipe).decode()
+
+
+def _ms_since(began_s: float) -> int:
+    return round((_now() - began_s) * 1000)
 
 
 def _now() -> float:

@@ -237,6 +237,7 @@ def web_cluster() -> FakeApi:
                 "phase": phase,
                 "ready": phase == "Running",
                 "restarts": number - 1,
+                "phasesMs": {"build": 4, "prepare": 60, "start": 25, "boot": 2100, "ready": 80},
                 "reason": "exited with code 1" if phase == "Failed" else "",
                 "console": ["Kernel panic - not syncing"] if phase == "Failed" else [],
             },

@@ -66,8 +66,8 @@ def test_what_is_no_longer_ours_is_stopped_and_removed():
     assert step(None, None) == "end"
 
 
-def test_an_older_run_is_killed():
-    assert step(assigned(), process(run=2)) == "kill"
+def test_an_older_run_is_stopped():
+    assert step(assigned(), process(run=2)) == "stop"
 
 
 def test_an_interrupted_start_is_killed():

@@ -185,6 +185,38 @@ def test_a_placed_instance_cannot_be_moved_while_it_may_run(cluster):
     assert "may still run" in outcome.message
 
 
+def test_what_ended_by_itself_may_be_starting_again(cluster):
+    cluster.vm(replicas=1, restartPolicy="Never")
+    cluster.settle()
+    cluster.report("web-1", phase="Stopped", ready=False)
+    instance = cluster.store.get("Instance", "default", "web-1")
+    other = next(f"u{n}" for n in (1, 2, 3) if f"u{n}" != instance.spec["node"])
+    moved = {**instance.spec, "node": other, "run": instance.spec["run"] + 1}
+    outcome = cluster.apply(Put(kind="Instance", namespace="default", name="web-1", spec=moved))
+    assert "may still run" in outcome.message
+
+
+def test_a_start_after_a_stop_is_a_new_run(cluster):
+    cluster.vm(replicas=1)
+    cluster.settle()
+    first = cluster.instances()["web-1"]
+    cluster.vm(replicas=1, running=False)
+    cluster.settle()
+    cluster.report("web-1", phase="Stopped", ready=False)
+    stopped = cluster.store.get("Instance", "default", "web-1").spec
+    again = {**stopped, "desired": "Running"}
+    outcome = cluster.apply(Put(kind="Instance", namespace="default", name="web-1", spec=again))
+    assert "needs a higher run number" in outcome.message
+    cluster.vm(replicas=1)
+    cluster.settle()
+    second = cluster.instances()["web-1"]
+    assert (second["node"], second["run"]) == (first["node"], first["run"] + 1)
+    assert cluster.statuses()["web-1"]["phase"] == "Pending"
+    cluster.patch("Node", second["nodeName"], removing=True)
+    cluster.settle()
+    assert cluster.instances()["web-1"]["node"] == first["node"]
+
+
 def test_a_pass_is_bounded_whatever_one_vm_wants():
     cluster = Cluster(nodes=10, vcpus=64, memory_mib=65536)
     cluster.vm(replicas=600)
