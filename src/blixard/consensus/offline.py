@@ -55,7 +55,7 @@ async def read_log(env: Environment, directory: str, config: RaftConfig) -> Foun
     """
     if env.disk.exists(f"{directory}/quarantine"):
         raise BlixardError("QUARANTINED", f"{directory}: the state here cannot be trusted")
-    found = await recover(env, directory, config)
+    found = await recover(env, directory, config, uid="")
     found.log.close()
     _, term, _, commit_index, last_index, *_ = found.core.state()
     membership = Membership(found.meta.conf, found.meta.members, found.meta.removed)
