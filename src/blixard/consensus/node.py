@@ -50,7 +50,6 @@ __all__ = [
 ]
 
 _READIES_PER_PASS = 64
-_FULL_HAND_OVER_S = 10.0
 
 Entries = list[tuple[int, int, bool, int, bytes]]
 Ready = tuple[
@@ -81,7 +80,6 @@ class RaftNode:
         """Make a node that is not started; with *uid*, it refuses the state of another node."""
         self._env = env
         self._uid = uid
-        self._hand_over_at = 0.0
         self._config = config
         self._machine = machine
         self._directory = directory
@@ -596,20 +594,7 @@ class RaftNode:
             self._give_up_leadership()
         else:
             self._ticks_due = count
-        if self._room.full and self.role == "leader" and now >= self._hand_over_at:
-            self._hand_over_at = now + _FULL_HAND_OVER_S
-            self._env.spawn(self._hand_over_full(), name="raft-hand-over")
         self._wake.set()
-
-    async def _hand_over_full(self) -> None:
-        """A leader without room refuses all writes; another voter may have room."""
-        if len(self._membership.voters()) < 2:
-            return
-        self._env.log("warning", "raft_full_leader_hands_over")
-        try:
-            await self.transfer_leader(0, timeout_s=2 * self._config.election_s)
-        except BlixardError as error:
-            self._env.log("warning", "raft_hand_over_failed", code=error.code)
 
     def _give_up_leadership(self) -> None:
         """A disk that does not answer must not lead; nor does it stand for election."""

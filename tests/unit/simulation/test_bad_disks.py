@@ -45,8 +45,8 @@ class Store(Bench):
 
 def with_state(seed=1):
     bench = Store(seed)
-    first = recovery.write_first_state(Env(bench.disk), "raft", IDENTITY, voter=True)
-    bench.wait(first)
+    first = recovery.genesis(IDENTITY)
+    bench.wait(recovery.write_first_state(Env(bench.disk), "raft", IDENTITY, first=first))
     return bench
 
 
