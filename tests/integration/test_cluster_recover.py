@@ -38,6 +38,11 @@ def test_last_node_goes_on_and_others_join_again(plane) -> None:
     longer = third.local(*recover, "--unsafe", "--yes", "--other-log", "node2=99/1")
     assert longer.code == 5
     assert "node2" in longer.err
+    down = third.cli("doctor", "-o", "json")
+    assert down.code == 1
+    states = {row["check"]: row["state"] for row in json.loads(down.out)["checks"]}
+    assert states["daemon"] == "fail"
+    assert states["certificate"] == states["data directory"] == "ok"
     tried = third.local(*recover)
     assert tried.code == 0, tried.err
     plan = json.loads(tried.out)
@@ -54,6 +59,10 @@ def test_last_node_goes_on_and_others_join_again(plane) -> None:
     assert status["voters"] == ["node3"]
     assert third.cli("kv", "put", "app/colour", "green").code == 0
     until(lambda: len(third.json("cluster", "status")["nodes"]) == 1, 30)
+
+    found = json.loads(third.cli("doctor", "-o", "json").out)["checks"]
+    states = {row["check"]: row["state"] for row in found}
+    assert (states["daemon"], states["quorum"], states["state"]) == ("ok", "warn", "ok")
 
     # node1 joins with an empty directory; node2's old disk is not let in.
     token = plane.token("--node-id", "node1", by=third)

@@ -39,7 +39,7 @@ WITH_GUESTS = {
     "docs/user-guide/vms.md": "",
 }
 WITHOUT_GUESTS = [p for p in DOCUMENTS if transcript(p) and shown(p) not in WITH_GUESTS]
-EXIT_CODES = {"diff": {0, 10}}
+EXIT_CODES = {"diff": {0, 10}, "doctor": {0, 1}}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=shown)

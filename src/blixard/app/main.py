@@ -112,6 +112,9 @@ ROWS: dict[str, Row | LazyGroup] = {
         ("blixard node run",),
         run=(f"{_LOCAL}:run_node", "Run the daemon in the foreground."),
     ),
+    "doctor": Row(
+        "blixard.app.doctor:doctor", "Check this node and its cluster, and say what to do."
+    ),
     "init": Row(f"{_LOCAL}:init", "Make a new cluster of this machine, or join one."),
     "dev": Row(
         "blixard.app.dev:dev", "A whole cluster on this machine: up, down, kill, start, status."
@@ -170,7 +173,7 @@ ROWS: dict[str, Row | LazyGroup] = {
 
 SECTIONS = {
     "Everyday": ("vm", "image", "get", "describe", "apply", "diff", "delete", "events", "wait"),
-    "Cluster": ("cluster", "node", "init", "kv", "auth", "operation"),
+    "Cluster": ("cluster", "node", "init", "doctor", "kv", "auth", "operation"),
     "On this machine": ("dev", "sim", "context", "config", "explain", "version", "completion"),
 }
 

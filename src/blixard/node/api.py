@@ -138,6 +138,7 @@ class NodeApi:
             "leaderName": names.get(raft.leader_uid, ""),
             "term": raft.term,
             "revision": store.revision,
+            "featureLevel": config.spec.get("featureLevel", 1) if config is not None else 1,
             "voters": sorted(names.get(uid, uid) for uid in voters),
             "nodes": [
                 {
