@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -107,6 +108,19 @@ def test_half_made_cluster_is_removed(cluster):
     cluster.down()
     assert leftovers(cluster.directory, guards) == []
     assert [pid for pid in pids if processes.start_time(pid)] == []
+
+
+def test_interrupted_demo_leaves_nothing(cluster):
+    argv = [*processes.blixard("dev", "demo"), "--dir", cluster.directory]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as demo:
+        for line in demo.stderr:
+            if "node1 runs" in line:
+                break
+        guards = dev_state.guard_names(cluster.directory)
+        demo.send_signal(signal.SIGTERM)
+        assert "removing the cluster" in demo.stderr.read()
+    assert demo.returncode == 143
+    assert leftovers(cluster.directory, guards) == []
 
 
 @pytest.mark.guest
