@@ -257,17 +257,11 @@ KEYS: tuple[Key, ...] = (
     Key(
         "images.cache_dir", forms.absolute_path, "built images, shared by the nodes of one machine"
     ),
-    Key(
-        "images.mirror",
-        forms.text,
-        "package mirror (empty: the host's own sources)",
-        missing="mirrors of its own (the host's sources are used)",
-    ),
+    Key("images.mirror", forms.text, "mirror of guests' packages (empty: the host's own sources)"),
     Key(
         "images.cache_size_gb",
         forms.integer(1, 1 << 20),
-        "limit of the image cache",
-        missing="a bounded image cache",
+        "size above which images that nobody uses are removed",
     ),
     Key("storage.ceph.config_file", forms.absolute_path, "Ceph's configuration", missing=_NO_CEPH),
     Key(

@@ -349,6 +349,8 @@ class Worker:
         self._tools.env.log(
             "warning", "instance_step_failed", uid=self.uid, code=error.code, detail=error.message
         )
+        if error.code == "GUEST_START_FAILED":
+            self.history.built_for = ""  # the image may have left the cache
         self.history.failures += 1
         self.history.next_launch_s = _now() + backoff_s(self.history.failures)
         self.history.next_check_s = self.history.next_launch_s

@@ -14,7 +14,6 @@ import fcntl
 import os
 import pathlib
 import shutil
-import tempfile
 import time
 from collections.abc import AsyncIterator
 
@@ -23,11 +22,13 @@ import msgspec
 from blixard.base.errors import BlixardError
 from blixard.guest.bundle import agent_source
 from blixard.images.debian import kernel, layout
+from blixard.images.debian.eviction import STAMP, evict
 from blixard.images.debian.tools import make_durable, run
 from blixard.ports.guests import BuiltGuest, GuestRecipe, Progress
 
 BOOTSTRAP_S, PACK_S, LISTS_S, LOCK_S = 900.0, 300.0, 180.0, 1200.0
 META = "built.json"
+LIMIT_BYTES = 20 << 30
 _TRIMMED = (
     "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "var/lib/apt/lists",
     "var/cache/apt", "var/log", "usr/share/bash-completion", "usr/share/zoneinfo",
@@ -37,8 +38,10 @@ _TRIMMED = (
 class DebianGuestBuilder:
     """Implements ``ports.guests.GuestBuilder``."""
 
-    def __init__(self, cache_dir: str) -> None:
+    def __init__(self, cache_dir: str, *, mirror: str = "", limit_bytes: int = LIMIT_BYTES) -> None:
         self._cache = pathlib.Path(cache_dir)
+        self._mirror = mirror
+        self._limit_bytes = limit_bytes
         self._agent = agent_source()
 
     async def build(self, recipe: GuestRecipe, progress: Progress) -> BuiltGuest:
@@ -49,7 +52,7 @@ class DebianGuestBuilder:
             return found
         try:
             for name in ("kernels", "runners", "locks"):
-                (self._cache / name).mkdir(parents=True, exist_ok=True)
+                _folder(self._cache / name)
             async with self._locked(key, progress):
                 return self._look_up(key) or await self._build(key, recipe, progress)
         except OSError as error:
@@ -65,8 +68,10 @@ class DebianGuestBuilder:
 
     def _look_up(self, key: str) -> BuiltGuest | None:
         try:
-            data = (self._cache / "runners" / key / META).read_bytes()
-            return msgspec.json.decode(data, type=BuiltGuest)
+            path = self._cache / "runners" / key / META
+            built = msgspec.json.decode(path.read_bytes(), type=BuiltGuest)
+            os.utime(path)  # what is asked for stays longest
+            return built
         except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
             return None
 
@@ -92,45 +97,62 @@ class DebianGuestBuilder:
 
     async def _build(self, key: str, recipe: GuestRecipe, progress: Progress) -> BuiltGuest:
         began_s = time.monotonic()
-        self._remove_leftovers()
+        place = self._cache / "runners" / f".new-{key}"
+        await asyncio.to_thread(self._remove_leftovers, place)
         await self._check_packages(recipe, progress)
         kernel_dir = await self._kernel(progress)
-        with tempfile.TemporaryDirectory(dir=self._cache / "runners", prefix=".new-") as place:
-            runner = pathlib.Path(place) / "runner"
-            share = runner / "share/microvm"
-            share.mkdir(parents=True)
-            await self._root(pathlib.Path(place), share / "root", recipe, progress)
-            names = [n for n in ("kernel", "vmlinux", "initrd") if (kernel_dir / n).exists()]
-            for name in names:
-                os.link(kernel_dir / name, share / name)
-            _write(share / "hypervisor", "qemu\n")
-            paths = {n: f"share/microvm/{n}" for n in (*names, "root")}
-            _write(share / "blixard.json", msgspec.json.encode(paths).decode())
-            (runner / "bin").mkdir()
-            _write(runner / "bin/microvm-run", layout.RUN, 0o755)
+        try:
+            root = place / "runner/share/microvm/root"
+            _folder(root.parent)
+            versions = await self._root(place, root, recipe, progress)
             built = BuiltGuest(
                 runner=str(self._cache / "runners" / key),
-                digest=key,
-                size_bytes=(share / "root").stat().st_size,
+                digest=layout.image_digest(key, kernel_dir.name, versions),
+                size_bytes=root.stat().st_size,
                 build_s=round(time.monotonic() - began_s, 3),
             )
-            _write(runner / META, msgspec.json.encode(built).decode())
-            runner.chmod(0o755)
-            await asyncio.to_thread(make_durable, str(runner))
-            # The look-up under the lock refused what may be there: it is not whole.
-            await asyncio.to_thread(shutil.rmtree, built.runner, ignore_errors=True)
-            runner.rename(built.runner)
+            await asyncio.to_thread(self._finish_runner, place / "runner", kernel_dir, built)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
         progress(f"built in {built.build_s:.0f} s")
+        await asyncio.to_thread(
+            evict, self._cache, meta=META, stamp=self._stamp, limit_bytes=self._limit_bytes
+        )
         return built
 
-    def _remove_leftovers(self) -> None:
-        """Remove what builds of dead processes left; a living one holds its lock and is younger."""
+    @property
+    def _stamp(self) -> str:
+        """What an image must have been made by to be found."""
+        return layout.recipe_key(GuestRecipe(), self._agent)
+
+    def _finish_runner(
+        self, runner: pathlib.Path, kernel_dir: pathlib.Path, built: BuiltGuest
+    ) -> None:
+        share = runner / "share/microvm"
+        names = [n for n in ("kernel", "vmlinux", "initrd") if (kernel_dir / n).exists()]
+        for name in names:
+            os.link(kernel_dir / name, share / name)
+        _write(share / "hypervisor", "qemu\n")
+        paths = {n: f"share/microvm/{n}" for n in (*names, "root")}
+        _write(share / "blixard.json", msgspec.json.encode(paths).decode())
+        _write(runner / "bin/microvm-run", layout.RUN, 0o755)
+        _write(runner / STAMP, self._stamp)
+        _write(runner / META, msgspec.json.encode(built).decode())
+        make_durable(str(runner))
+        # The look-up under the lock refused what may be there: it is not whole.
+        shutil.rmtree(built.runner, ignore_errors=True)
+        runner.rename(built.runner)
+
+    def _remove_leftovers(self, place: pathlib.Path) -> None:
+        """Remove what builds that were killed left: ours is dead, for we hold its lock."""
+        shutil.rmtree(place, ignore_errors=True)
         for path in (self._cache / "runners").glob(".new-*"):
             if time.time() - path.stat().st_mtime > LOCK_S:
                 shutil.rmtree(path, ignore_errors=True)
 
     async def _check_packages(self, recipe: GuestRecipe, progress: Progress) -> None:
-        wanted = tuple(sorted(set(recipe.packages)))
+        """Find unknown packages before the long part; a mirror is asked by the long part itself."""
+        wanted = () if self._mirror else tuple(sorted(set(recipe.packages)))
         command = ["apt-cache", "show", "--no-all-versions", layout.KERNEL_META, *wanted]
         text = await run(command, timeout_s=LISTS_S, check=False)
         if layout.unknown_packages(text, (layout.KERNEL_META,)):
@@ -139,11 +161,7 @@ class DebianGuestBuilder:
             text = await run(command, timeout_s=LISTS_S, check=False)
         unknown = layout.unknown_packages(text, wanted)
         if unknown:
-            raise BlixardError(
-                "PACKAGE_UNKNOWN",
-                f"Debian {layout.SUITE} has no package named {', '.join(unknown)}",
-                details={"packages": unknown},
-            )
+            raise _unknown(unknown)
 
     async def _kernel(self, progress: Progress) -> pathlib.Path:
         package = await kernel.kernel_version()
@@ -156,37 +174,48 @@ class DebianGuestBuilder:
 
     async def _root(
         self, place: pathlib.Path, target: pathlib.Path, recipe: GuestRecipe, progress: Progress
-    ) -> None:
+    ) -> str:
+        """Write the root file system; return its packages with their versions."""
         packages = sorted({*layout.BASE_PACKAGES, *recipe.packages})
         progress(f"unpacking {len(recipe.packages)} packages and what they need")
         tree = place / "root"
-        await run(
-            [
-                "mmdebstrap",
-                "--variant=minbase",
-                "--mode=root",
-                "--format=directory",
-                f"--include={','.join(packages)}",
-                '--aptopt=APT::Install-Recommends "false"',
-                layout.SUITE,
-                str(tree),
-            ],
-            timeout_s=BOOTSTRAP_S,
-        )
+        bootstrap = [
+            "mmdebstrap",
+            "--variant=minbase",
+            "--mode=root",
+            "--format=directory",
+            f"--include={','.join(packages)}",
+            '--aptopt=APT::Install-Recommends "false"',
+            layout.SUITE,
+            str(tree),
+            *((self._mirror,) if self._mirror else ()),
+        ]
+        try:
+            await run(bootstrap, timeout_s=BOOTSTRAP_S)
+        except BlixardError as error:
+            unknown = layout.missing_packages(error.message)
+            raise (_unknown(unknown) if unknown else error) from error
+        chroot = ["chroot", str(tree)]
+        query = ["dpkg-query", "-W", "-f", "${Package} ${Architecture} ${Version}\\n"]
+        versions = await run([*chroot, *query], timeout_s=LISTS_S)
         await asyncio.to_thread(self._finish_tree, tree, recipe)
-        compiler = ["/usr/bin/python3", "-I", "-c", layout.COMPILE]
-        await run(["chroot", str(tree), *compiler], timeout_s=PACK_S)
+        await run([*chroot, "/usr/bin/python3", "-I", "-c", layout.COMPILE], timeout_s=PACK_S)
         progress("packing the root file system")
         # Times of files stay: Python compiles whatever is not as old as its compiled form says.
         await run(["mkfs.erofs", "-zlz4", str(target), str(tree)], timeout_s=PACK_S)
         target.chmod(0o644)
+        return versions
 
     def _finish_tree(self, tree: pathlib.Path, recipe: GuestRecipe) -> None:
+        logs = _log_folders(tree)
         for name in _TRIMMED:
             shutil.rmtree(tree / name, ignore_errors=True)
             if name.startswith("var/"):
-                (tree / name).mkdir(parents=True, exist_ok=True)
-        _log_folders(tree)
+                _folder(tree / name)
+        for name, (mode, user, group) in logs.items():
+            _folder(tree / name)
+            os.chown(tree / name, user, group)
+            (tree / name).chmod(mode)
         _write(tree / layout.AGENT_PATH, self._agent)
         _write(tree / layout.SERVICES_PATH, layout.services_json(recipe))
         _write(tree / "etc/resolv.conf", "")
@@ -194,11 +223,23 @@ class DebianGuestBuilder:
             _write(inside(tree, file.path), file.content, int(file.mode, 8))
 
 
-def _log_folders(tree: pathlib.Path) -> None:
-    """Packages made their log folders; they were removed with the logs."""
-    for service in ("nginx", "apache2"):
-        if (tree / "etc" / service).exists():
-            (tree / "var/log" / service).mkdir(parents=True, exist_ok=True)
+def _log_folders(tree: pathlib.Path) -> dict[str, tuple[int, int, int]]:
+    """Return the folders that packages made for their logs, with mode, user and group."""
+    found = {}
+    for path in sorted((tree / "var/log").rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            facts = path.stat()
+            name = str(path.relative_to(tree))
+            found[name] = (facts.st_mode & 0o7777, facts.st_uid, facts.st_gid)
+    return found
+
+
+def _unknown(packages: list[str]) -> BlixardError:
+    return BlixardError(
+        "PACKAGE_UNKNOWN",
+        f"Debian {layout.SUITE} has no package named {', '.join(packages)}",
+        details={"packages": packages},
+    )
 
 
 def inside(tree: pathlib.Path, path: str) -> pathlib.Path:
@@ -218,9 +259,18 @@ def inside(tree: pathlib.Path, path: str) -> pathlib.Path:
 
 
 def _write(path: pathlib.Path, text: str, mode: int = 0o644) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _folder(path.parent)
     path.write_text(text)
     path.chmod(mode)
+
+
+def _folder(path: pathlib.Path) -> None:
+    """Make a folder that everybody may read, whatever this process's umask."""
+    if path.is_dir():
+        return
+    _folder(path.parent)
+    path.mkdir(exist_ok=True)
+    path.chmod(0o755)
 
 
 def _try_lock(descriptor: int) -> bool:

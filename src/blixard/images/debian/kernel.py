@@ -52,6 +52,8 @@ async def build_kernel(target: str, package: str) -> None:
         root = os.path.join(place, "initramfs")
         await asyncio.to_thread(_fill_initramfs, root, modules)
         await _pack(root, os.path.join(made, "initrd"))
+        for name in os.listdir(made):
+            os.chmod(os.path.join(made, name), 0o644)
         os.chmod(made, 0o755)
         await asyncio.to_thread(make_durable, made)
         os.rename(made, target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 from blixard.ports.guests import GuestRecipe
 
@@ -22,6 +23,7 @@ COMPILE = (
 )
 SERVICES_PATH = "etc/blixard/services.json"
 
+_NOT_FOUND = re.compile(r"Unable to locate package ([a-z0-9][a-z0-9+.-]*[a-z0-9+])")
 _ZSTD_MAGIC = bytes.fromhex("28b52ffd")
 
 # What is mounted before and after the modules are there. One process mounts all of a table: each
@@ -61,10 +63,16 @@ RUN = """#!/bin/sh
 # Runs this guest by hand, with user networking; blixard starts it through its guard instead.
 set -eu
 here=$(dirname "$(readlink -f "$0")")/..
+# An emulated guest cannot measure its counter on a busy host: it is told the rate.
+mhz=$(sed -n 's/^cpu MHz[^:]*: *\\([0-9.]*\\).*/\\1/p' /proc/cpuinfo | head -n 1)
+rate=""
+if grep -q constant_tsc /proc/cpuinfo && [ -n "$mhz" ]; then
+  rate=$(awk "BEGIN { printf \\"tsc=reliable tsc_early_khz=%d\\", $mhz * 1000 }")
+fi
 exec qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none \\
   -M microvm -m "${MEMORY:-256}" -smp "${VCPUS:-1}" \\
-  -kernel "$here/share/microvm/kernel" -initrd "$here/share/microvm/initrd" \\
-  -append "console=ttyS0 reboot=t panic=-1 quiet loglevel=3 no_timer_check \\
+  -cpu qemu64,+rdrand -kernel "$here/share/microvm/kernel" -initrd "$here/share/microvm/initrd" \\
+  -append "console=ttyS0 reboot=t panic=-1 quiet loglevel=3 no_timer_check $rate \\
 blixard.ip=10.0.2.15/24 blixard.gw=10.0.2.2 blixard.mtu=1500 blixard.host=guest" \\
   -drive id=root,file="$here/share/microvm/root",format=raw,if=none,readonly=on \\
   -device virtio-blk-device,drive=root \\
@@ -92,6 +100,17 @@ def recipe_key(recipe: GuestRecipe, agent: str) -> str:
         ]
     )
     return hashlib.blake2b(body.encode(), digest_size=16).hexdigest()
+
+
+def image_digest(key: str, kernel: str, versions: str) -> str:
+    """Return the digest of what was built: the recipe's key, the kernel, each package's version."""
+    body = json.dumps([key, kernel, sorted(versions.split("\n"))])
+    return hashlib.blake2b(body.encode(), digest_size=16).hexdigest()
+
+
+def missing_packages(text: str) -> list[str]:
+    """Return the packages that apt says it cannot find."""
+    return sorted(set(_NOT_FOUND.findall(text)))
 
 
 def services_json(recipe: GuestRecipe) -> str:

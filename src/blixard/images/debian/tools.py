@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 
 from blixard.base.errors import BlixardError
 
 LAST_LINES = 8
+NICE = 15  # a build must not keep the daemon from renewing its leases
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+# Whoever starts a tool may be killed: then all of the tool's processes end as well.
+_TIED = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"),
+)
 _FULL = "No space left on device"
 
 
@@ -18,26 +26,33 @@ async def run(argv: list[str], *, timeout_s: float, cwd: str = "/", check: bool 
         BlixardError: DISK_FULL, IMAGE_BUILD_FAILED with the last lines of its output.
     """
     environment = {
-        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "PATH": PATH,
         "LC_ALL": "C.UTF-8",
         "DEBIAN_FRONTEND": "noninteractive",
         # The build happens at a fixed time, so that like inputs give like images.
         "SOURCE_DATE_EPOCH": "1700000000",
         **{k: v for k, v in os.environ.items() if k.lower().endswith("_proxy")},
     }
+    if shutil.which(argv[0], path=PATH) is None:
+        raise BlixardError(
+            "IMAGE_BUILD_FAILED", f"{argv[0]} is not installed", hint=f"apt-get install {argv[0]}"
+        )
+    tied = _TIED if os.geteuid() == 0 else ()
+    slow = ("nice", "-n", str(max(0, NICE - os.getpriority(os.PRIO_PROCESS, 0))))
     try:
         process = await asyncio.create_subprocess_exec(
-            *argv,
+            *(*tied, *slow, *argv),
             cwd=cwd,
             env=environment,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
+            umask=0o022,
         )
     except FileNotFoundError as error:
         raise BlixardError(
-            "IMAGE_BUILD_FAILED", f"{argv[0]} is not installed", hint=f"apt-get install {argv[0]}"
+            "IMAGE_BUILD_FAILED", f"{error.filename} is not installed: apt-get install util-linux"
         ) from error
     try:
         async with asyncio.timeout(timeout_s):
