@@ -85,6 +85,7 @@ def watch_machine(machine: StateMachine, host: int, watch: Watch) -> None:
         result = apply(index, term, data)
         digest = state_hash()
         oracles.applied(host, index, term, data, digest)
+        oracles.effects.applied(index, data, result)
         watch.note(host, "apply", index, digest.hex())
         return result
 

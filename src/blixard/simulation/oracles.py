@@ -8,6 +8,7 @@ from typing import Protocol
 
 from blixard.ports.hypervisor import LaunchPlan
 from blixard.simulation.disk import DirectoryNode, DiskImage, FileNode
+from blixard.simulation.effects import Effects
 from blixard.simulation.hypervisor import Observer
 from blixard.simulation.votes import record_of
 
@@ -45,6 +46,7 @@ class Oracles(Observer):
         self._applied: dict[int, int] = {}
         self._committed: dict[int, int] = {}  # term -> highest index applied anywhere
         self._running: dict[str, dict[int, LaunchPlan]] = {}
+        self.effects = Effects(self.fail)
         self.runs = 0
 
     def fail(self, name: str, text: str) -> None:
@@ -115,6 +117,7 @@ class Oracles(Observer):
     def started(self, host: int, plan: LaunchPlan) -> None:
         """No instance runs on two hosts at one instant."""
         self.runs += 1
+        self.effects.started(plan)
         running = self._running.setdefault(plan.instance_uid, {})
         for other in sorted(running):
             if other != host:
