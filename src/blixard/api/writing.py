@@ -17,7 +17,7 @@ from blixard.api.reading import shown
 from blixard.api.standing import Call
 from blixard.base.errors import BlixardError
 from blixard.cluster.apply import apply_transaction
-from blixard.cluster.kind import Kind
+from blixard.cluster.kind import Kind, level_of
 from blixard.cluster.resources import Delete, Operation, Outcome, Put, Resource, Transaction
 from blixard.cluster.store import Store
 from blixard.ports.environment import Environment
@@ -160,6 +160,10 @@ def expected_revision(request: Request) -> int:
 def _authorise_put(call: Call, kind: Kind, put: Put) -> None:
     there = call.cluster.store.get(put.kind, put.namespace, put.name) is not None
     require(call.principal, "update" if there else "create", kind.name, put.namespace)
+    level = level_of(call.cluster.store)
+    if kind.since > level:
+        message = f"{kind.name} needs feature level {kind.since}; the cluster is at {level}"
+        raise BlixardError("FEATURE_LEVEL", message)
     if kind.internal:
         raise _internal(kind)
 

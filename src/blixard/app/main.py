@@ -79,6 +79,7 @@ _CLUSTER = _verbs(
     "The cluster and its nodes.",
     ("blixard cluster status", "blixard cluster add-node --node-id node2"),
     status=(f"{_CLI}.cluster:status", "Show leader, voters, nodes and their health."),
+    raise_level=(f"{_CLI}.cluster:raise_level", "Switch on what came with a new version."),
     add_node=(f"{_CLI}.cluster:add_node", "Make a one-time token with which a node joins."),
     join=(f"{_LOCAL}:join", "Join this machine to a cluster with a token."),
     remove_node=(f"{_CLI}.cluster:remove_node", "Move the work away from a node, then remove it."),

@@ -29,6 +29,12 @@ CODES: dict[str, CodeInfo] = {
     ),
     "BAD_REQUEST": CodeInfo(400, 2, "the request could not be parsed", "see the message"),
     "UNKNOWN_KIND": CodeInfo(404, 3, "there is no such kind", "blixard get --help lists the kinds"),
+    "FEATURE_LEVEL": CodeInfo(
+        409,
+        2,
+        "the versions of cluster and program do not go together",
+        "blixard cluster status --verbose shows versions; then blixard cluster raise-level",
+    ),
     "TOO_LARGE": CodeInfo(413, 2, "the document is larger than allowed", "split the document"),
     "NOT_FOUND": CodeInfo(404, 3, "there is no such object", "list the kind to see the names"),
     "USAGE": CodeInfo(400, 2, "the command line is not understood", "see --help"),

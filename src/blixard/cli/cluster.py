@@ -1,4 +1,4 @@
-"""``cluster status|add-node|remove-node|force-remove-node``."""
+"""``cluster status|raise-level|add-node|remove-node|force-remove-node``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from blixard.cli.tree import command
 
 NODE = kind_named("node")
 TOKEN = kind_named("jointoken")
+CONFIG_PATH = "/v1/clusterconfigs/cluster"
 OPERATION = kind_named("operation")
 
 
@@ -90,6 +91,35 @@ def _sentence(cluster: Object, ready: int, total: int) -> str:
     return f"{name}: {led}, {ready} of {total} nodes ready" + (
         f", {count} voter{'s' if count != 1 else ''}" if count else ""
     )
+
+
+@command(examples=("blixard cluster raise-level", "blixard cluster raise-level --dry-run"))
+def raise_level(session: Session) -> None:
+    """Switch on what came with a new version, once all nodes run it. There is no way back."""
+    cluster = session.read("/v1/cluster")
+    level = int(cluster.get("featureLevel", 1))
+    known = {str(n["name"]): int(n.get("featureLevel", 1)) for n in cluster.get("nodes", [])}
+    highest = min(known.values(), default=level)
+    if highest <= level:
+        behind = ", ".join(sorted(name for name, can in known.items() if can == highest)[:5])
+        why = (
+            f"{behind} can no more"
+            if len(set(known.values())) > 1
+            else "no node knows a higher one"
+        )
+        session.out.show_value(
+            {"featureLevel": level}, f"the feature level stays at {level}: {why}"
+        )
+        return
+    session.confirm(
+        f"Raise the feature level from {level} to {highest}? Older versions cannot return."
+    )
+    config = session.read(CONFIG_PATH)
+    spec = {**config["spec"], "featureLevel": highest}
+    metadata = {"name": "cluster", "labels": config["metadata"].get("labels", {})}
+    body = {"kind": "ClusterConfig", "metadata": metadata, "spec": spec}
+    session.write("PUT", CONFIG_PATH, body)
+    session.out.show_value({"featureLevel": highest}, f"the feature level is {highest}")
 
 
 @command(

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from blixard.cluster.kind import Kind, KindTable
+from blixard.cluster.kind import Kind, KindTable, level_of
 from blixard.cluster.resources import (
     Metadata,
     Operation,
@@ -88,7 +88,8 @@ def _attempt(draft: Draft, kinds: KindTable, op: Operation, time_ms: int) -> OpR
 
 
 def _apply_op(draft: Draft, kinds: KindTable, op: Operation, time_ms: int) -> OpResult:
-    kind = kinds.by_name.get(op.kind)
+    # A kind of a level to come gets the same answer as from a node that does not know it.
+    kind = kinds.at(op.kind, level_of(draft))
     if kind is None:
         raise Refused("UNKNOWN_KIND", f"there is no kind {op.kind!r}")
     old = draft.get(op.kind, op.namespace, op.name)

@@ -14,6 +14,14 @@ from blixard.cluster.resources import Resource
 NAME_PATTERN = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 
 
+# What this program knows at most, and what a cluster is at that never said: kinds and rules of a
+# higher level count once every node can apply them, and the cluster's configuration says so.
+HIGHEST_LEVEL = 1
+FIRST_LEVEL = 1
+
+Listing = list[Resource]  # a name for the type, beside methods of the same name
+
+
 class StateView(Protocol):
     """What a rule may look at: the state as the transaction leaves it so far."""
 
@@ -35,6 +43,9 @@ class StateView(Protocol):
     def namespace_used(self, namespace: str) -> bool:
         """Tell whether any object is in that namespace."""
 
+    def list(self, kind: str) -> Listing:
+        """Return the objects of a kind."""
+
 
 Rule = Callable[[StateView, Resource | None, Resource | None], str]
 
@@ -46,7 +57,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     cannot say, ``rule`` is the invariant that apply enforces whoever asks: it gets the state, the
     old and the new object (None: absent) and returns what is broken, or an empty text.
     ``phases`` is the table that the reported ``status.phase`` follows.
-    ``internal`` kinds are written by controllers only.
+    ``internal`` kinds are written by controllers only. It counts from the feature level ``since``
+    up to below ``until`` (0: for ever); one of the same name may take over there, with other rules.
     """
 
     name: str
@@ -60,20 +72,40 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     name_pattern: str = NAME_PATTERN
     internal: bool = False
     secret_fields: tuple[str, ...] = ()
+    since: int = FIRST_LEVEL
+    until: int = 0
+
+    def counts_at(self, level: int) -> bool:
+        """Tell whether the kind, with these rules, is there at a feature level."""
+        return self.since <= level and (not self.until or level < self.until)
 
 
 class KindTable:
-    """All kinds of a cluster, found by any of their names."""
+    """All kinds of a cluster, found by any of their names; the newest unless a level is given."""
 
     def __init__(self, kinds: tuple[Kind, ...]) -> None:
-        self.kinds = kinds
-        self.by_name = {kind.name: kind for kind in kinds}
-        assert len(self.by_name) == len(kinds), "a kind is registered twice"
-        self._aliases: dict[str, Kind] = {}
+        self.kinds = tuple(kind for kind in kinds if not kind.until)
+        self.by_name = {kind.name: kind for kind in self.kinds}
+        assert len(self.by_name) == len(self.kinds), "a kind is registered twice"
+        self._versions: dict[str, list[Kind]] = {}
         for kind in kinds:
+            self._versions.setdefault(kind.name, []).append(kind)
+        self._aliases: dict[str, Kind] = {}
+        for kind in self.kinds:
             for alias in (kind.name, kind.name.lower(), kind.plural, *kind.short):
                 self._aliases[alias] = kind
+
+    def at(self, name: str, level: int) -> Kind | None:
+        """Return the kind of exactly that name as it is at a feature level."""
+        versions = self._versions.get(name, ())
+        return next((kind for kind in versions if kind.counts_at(level)), None)
 
     def find(self, alias: str) -> Kind | None:
         """Return the kind of that name, plural or short name."""
         return self._aliases.get(alias) or self._aliases.get(alias.lower())
+
+
+def level_of(state: StateView) -> int:
+    """Return the feature level that the whole cluster has committed to."""
+    config = state.get("ClusterConfig", "", "cluster")
+    return int(config.spec.get("featureLevel", FIRST_LEVEL)) if config is not None else FIRST_LEVEL

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from blixard.base.errors import Problem
-from blixard.cluster.kind import NAME_PATTERN, Kind, StateView
+from blixard.cluster.kind import FIRST_LEVEL, NAME_PATTERN, Kind, StateView
 from blixard.cluster.resources import Resource
 
 KEY_PATTERN = r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*"
@@ -136,8 +136,8 @@ def namespace_rule(state: StateView, old: Resource | None, new: Resource | None)
     return f"the namespace {name} is not empty" if state.namespace_used(name) else ""
 
 
-def config_rule(_state: StateView, old: Resource | None, new: Resource | None) -> str:
-    """One configuration, never deleted; ids only grow."""
+def config_rule(state: StateView, old: Resource | None, new: Resource | None) -> str:
+    """One configuration, never deleted; ids only grow, the level as far as all nodes can."""
     if new is None:
         return "the cluster's configuration cannot be deleted"
     if new.metadata.name != "cluster":
@@ -147,6 +147,22 @@ def config_rule(_state: StateView, old: Resource | None, new: Resource | None) -
             return "nextRaftId cannot go back"
         if new.spec.get("clusterId") != old.spec.get("clusterId"):
             return "the cluster's id cannot change"
+        return _level_step(state, level_in(old), level_in(new))
+    return ""
+
+
+def level_in(resource: Resource) -> int:
+    """Return the feature level in a configuration, or the highest that a node's status names."""
+    found = resource.status if resource.kind == "Node" else resource.spec
+    return int(found.get("featureLevel", FIRST_LEVEL))
+
+
+def _level_step(state: StateView, was: int, now: int) -> str:
+    if now < was:
+        return f"the feature level cannot go back from {was}"
+    behind = sorted(n.metadata.name for n in state.list("Node") if level_in(n) < now)
+    if now > was and behind:
+        return f"feature level {now} is beyond the program on {', '.join(behind[:5])}"
     return ""
 
 

@@ -12,7 +12,8 @@ from blixard.api.credentials import MintedToken
 from blixard.api.messages import CheckCertificate, Request
 from blixard.api.service import ApiHandlers, ApiService
 from blixard.cluster.facade import Cluster
-from blixard.cluster.kind import KindTable
+from blixard.cluster.kind import KindTable, level_of
+from blixard.cluster.kinds import level_in
 from blixard.consensus.config import MemberHealth
 from blixard.node.admission import Admission
 from blixard.node.kinds import all_kinds
@@ -138,7 +139,7 @@ class NodeApi:
             "leaderName": names.get(raft.leader_uid, ""),
             "term": raft.term,
             "revision": store.revision,
-            "featureLevel": config.spec.get("featureLevel", 1) if config is not None else 1,
+            "featureLevel": level_of(store),
             "voters": sorted(names.get(uid, uid) for uid in voters),
             "nodes": [
                 {
@@ -146,6 +147,8 @@ class NodeApi:
                     "uid": node.metadata.uid,
                     "address": node.spec.get("address", ""),
                     "state": node.status.get("state", "Joining"),
+                    "version": node.status.get("version", ""),
+                    "featureLevel": level_in(node),
                     "epoch": node.status.get("epoch", 0),
                     "voter": node.metadata.uid in voters,
                     "leader": node.metadata.uid == raft.leader_uid,

@@ -12,6 +12,7 @@ import msgspec
 
 from blixard.base.errors import BlixardError
 from blixard.cluster.facade import Cluster
+from blixard.cluster.kind import level_of
 from blixard.cluster.kinds import EventSpec
 from blixard.cluster.leases import LeaderLeases, LeaseConfig
 from blixard.cluster.resources import Operation, PatchStatus, Resource
@@ -77,7 +78,7 @@ class LeaderDuties:
         term = self.lead()
         heartbeat = msgspec.msgpack.decode(payload, type=m.Heartbeat)
         await self._confirm(term)
-        node = self._node(uid)
+        node = await self._noted(self._node(uid), heartbeat, term)
         epoch = int(node.status.get("epoch", 0))
         if heartbeat.epoch != epoch:
             return m.encode(m.HeartbeatReply(granted=False, epoch=epoch))
@@ -86,6 +87,23 @@ class LeaderDuties:
             return m.encode(m.HeartbeatReply(granted=False, epoch=epoch))
         granted = self._leases.acknowledge(uid, _now())
         return m.encode(m.HeartbeatReply(granted=granted, epoch=epoch))
+
+    async def _noted(self, node: Resource, heartbeat: m.Heartbeat, term: int) -> Resource:
+        """Write down what program a node runs; one that is too old for the cluster gets no lease.
+
+        Raises:
+            BlixardError: FEATURE_LEVEL.
+        """
+        level = level_of(self._cluster.store)
+        name = node.metadata.name
+        if heartbeat.level < level:
+            message = f"{name} knows feature level {heartbeat.level}; the cluster is at {level}"
+            raise BlixardError("FEATURE_LEVEL", message, hint=f"install a newer version on {name}")
+        said: dict[str, object] = {"version": heartbeat.version, "featureLevel": heartbeat.level}
+        if not heartbeat.version or all(node.status.get(k) == v for k, v in said.items()):
+            return node
+        await self._commit((self._node_status(node, said),), term)
+        return self._node(node.metadata.uid)
 
     async def _welcome(self, node: Resource, term: int) -> None:
         """A joined or returned node lives in the current epoch: it may be given work again."""

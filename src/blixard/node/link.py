@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from blixard import __version__
 from blixard.base.errors import BlixardError
+from blixard.cluster.kind import HIGHEST_LEVEL
 from blixard.cluster.leases import LeaseConfig, NodeLease
 from blixard.node import messages as m
 from blixard.ports.environment import Environment
@@ -155,9 +157,8 @@ class NodeLink:
     async def _heartbeat(self) -> bool:
         epoch, sent_ns = self.lease.epoch, self._env.boottime_ns()
         try:
-            answer = await self._leadership.ask(
-                m.HEARTBEAT, m.encode(m.Heartbeat(epoch)), timeout_s=REQUEST_S
-            )
+            heartbeat = m.encode(m.Heartbeat(epoch, __version__, HIGHEST_LEVEL))
+            answer = await self._leadership.ask(m.HEARTBEAT, heartbeat, timeout_s=REQUEST_S)
         except BlixardError as error:
             self._refused(error)
             return False

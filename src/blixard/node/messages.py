@@ -28,9 +28,14 @@ class Peer(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, array_like=True):
-    """Sent once a second; ``epoch`` is the one the node lives in (0: just started)."""
+    """Sent once a second; ``epoch`` is the one the node lives in (0: just started).
+
+    ``version`` is the node's program, ``level`` the highest feature level that it knows.
+    """
 
     epoch: int
+    version: str = ""
+    level: int = 1
 
 
 class HeartbeatReply(msgspec.Struct, frozen=True, array_like=True):

@@ -14,6 +14,7 @@ import msgspec
 
 from blixard.base.errors import BlixardError
 from blixard.cluster.facade import Cluster
+from blixard.cluster.kind import HIGHEST_LEVEL, level_of
 from blixard.cluster.leases import LeaseConfig
 from blixard.cluster.machine import ClusterMachine
 from blixard.consensus.log import read_file
@@ -106,6 +107,7 @@ class Voter:
         self.raft.on_applied(self._applied)
         self.raft.on_role_change(self._planned.set)
         await self.raft.start()
+        self._check_level()
         self._env.spawn(self.duties.run_fencing(), name="fencing")
         self._env.spawn(self.roster.run(), name="roster")
         self._env.spawn(self._plan(), name="replicas")
@@ -114,8 +116,18 @@ class Voter:
         seen = self.machine.store.kind_revisions(WATCHED)
         if seen != self._seen:
             self._seen = seen
+            self._check_level()
             self._planned.set()
             self.duties.state_changed()
+
+    def _check_level(self) -> None:
+        """Stop where this program would apply entries by other rules than the newer ones do."""
+        level = level_of(self.machine.store)
+        if level > HIGHEST_LEVEL:
+            self._env.fatal(
+                f"the cluster is at feature level {level}, this program knows {HIGHEST_LEVEL}: "
+                "install a newer version"
+            )
 
     async def _plan(self) -> None:
         while True:
