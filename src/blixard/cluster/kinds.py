@@ -260,6 +260,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         name="JoinToken",
         plural="jointokens",
+        short=("token",),
         namespaced=False,
         spec=JoinTokenSpec,
         rule=token_rule,
@@ -268,6 +269,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         name="ClusterConfig",
         plural="clusterconfigs",
+        short=("cc",),
         namespaced=False,
         spec=ClusterConfigSpec,
         rule=config_rule,
@@ -292,6 +294,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         name="ApiKey",
         plural="apikeys",
+        short=("key",),
         namespaced=False,
         spec=ApiKeySpec,
         name_pattern=r"[A-Za-z0-9]{1,63}",

@@ -19,6 +19,7 @@ KINDS = {
     "apikeys": "ApiKey",
     "jointokens": "JoinToken",
     "networks": "Network",
+    "clusterconfigs": "ClusterConfig",
 }
 
 

@@ -327,3 +327,29 @@ def test_wait_fails_at_once_without_a_cluster(cli):
         "UNREACHABLE", "nobody there"
     )
     assert cli("wait", "vm/web", "--timeout", "60s").code == 8
+
+
+def _levels(cli, *known):
+    cli.api.answers["GET", "/v1/cluster"] = {
+        "featureLevel": 1,
+        "nodes": [{"name": f"node{n}", "featureLevel": k} for n, k in enumerate(known, 1)],
+    }
+    cli.api.add("clusterconfigs", "cluster", {"clusterId": "c", "votersMax": 3})
+
+
+def test_level_rises_to_what_all_nodes_know(cli):
+    _levels(cli, 3, 2)
+    ran = cli("cluster", "raise-level", "--yes")
+    assert ran.code == 0, ran.err
+    assert ran.out == "the feature level is 2\n"
+    spec = cli.api.calls[-1][3]["spec"]
+    assert spec == {"clusterId": "c", "votersMax": 3, "featureLevel": 2}
+
+
+@pytest.mark.parametrize(
+    ("known", "why"), [((2, 1), "node2 can no more"), ((1, 1), "no node knows a higher one")]
+)
+def test_level_stays_and_says_why(cli, known, why):
+    _levels(cli, *known)
+    ran = cli("cluster", "raise-level")
+    assert (ran.code, ran.out) == (0, f"the feature level stays at 1: {why}\n")
