@@ -44,9 +44,12 @@ class DivergenceRun(Simulation):
 
         def judged(host, index, term, data, state_hash):
             expected = known.get(index)
-            applied(host, index, term, data, expected if host == BAD and expected else state_hash)
+            first = applied(
+                host, index, term, data, expected if host == BAD and expected else state_hash
+            )
             if host == BAD and expected is None:
                 del known[index]
+            return first
 
         def judged_snapshot(host, state_hash, index):
             if host != BAD:

@@ -12,9 +12,9 @@ from blixard.cluster.recovery import go_on_alone
 from blixard.consensus import offline
 from blixard.node.kinds import all_kinds
 from blixard.node.node import PEERS_FILE, RAFT_DIRECTORY
+from blixard.simulation.contention import check_final
 from blixard.simulation.planning import Plan
 from blixard.simulation.run import SECOND, Options, Simulation
-from blixard.simulation.workload import check_final
 
 pytestmark = pytest.mark.simulation
 

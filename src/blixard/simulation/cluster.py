@@ -12,15 +12,16 @@ from blixard.consensus.config import Member, RaftConfig
 from blixard.consensus.node import RaftNode
 from blixard.consensus.recovery import has_state
 from blixard.ports.environment import Environment
-from blixard.simulation.observed import Watch, watch_machine, watch_raft
-from blixard.simulation.register import Command, RegisterMachine
+from blixard.simulation.observed import Change, Watch, watch_machine, watch_raft
+from blixard.simulation.register import Command, RegisterMachine, decode_command
 from blixard.simulation.repair import REPLACE, Replace, pending
-from blixard.simulation.workload import READ, WRITE, Write
+from blixard.simulation.workload import ASK, Answer, Ask
 from blixard.simulation.world import Host
 
 CLUSTER_ID = "sim"
 _RAFT = "raft"
 _STEP_S = 2.0
+_ANSWER_S = 1.2
 _RETRY_S = 0.3
 
 
@@ -90,11 +91,10 @@ class RaftApp:
         self._env.transport.on_request(REPLACE, self._replace)
         if first:
             await self._first_state()
-        watch_machine(self.machine, self._host.raft_id, self._watch)
+        watch_machine(self.machine, self._host.raft_id, self._watch, change_of)
         await self._raft.start()
-        watch_raft(self._raft, self._host.raft_id, self._watch)
-        self._env.transport.on_request(WRITE, self._write)
-        self._env.transport.on_request(READ, self._read)
+        watch_raft(self._raft, self.machine, self._host.raft_id, self._watch)
+        self._env.transport.on_request(ASK, self._ask)
         if first and self._founder:
             await self._invite_all()
 
@@ -147,13 +147,22 @@ class RaftApp:
             raise pending(f"{wanted.new_uid} does not vote yet")
         return b""
 
-    async def _write(self, _uid: str, payload: bytes) -> bytes:
-        write = msgspec.msgpack.decode(payload, type=Write)
-        command = msgspec.msgpack.encode(Command(write.key, write.text))
-        await self._raft.propose(command, timeout_s=1.2)
-        self._watch.acknowledged(write.text.encode(), self._raft)
-        return b""
+    async def _ask(self, _uid: str, payload: bytes) -> bytes:
+        ask = msgspec.msgpack.decode(payload, type=Ask)
+        if ask.kind == "read":
+            if not ask.stale:
+                await self._raft.read_barrier(timeout_s=_ANSWER_S)
+            answer = Answer(self.machine.values.get(ask.key, ""), self._raft.applied_index)
+        else:
+            command = Command(ask.id, ask.kind, ask.key, ask.text, ask.expected)
+            done = await self._raft.propose(msgspec.msgpack.encode(command), timeout_s=_ANSWER_S)
+            self._watch.acknowledged(ask.id)
+            answer = Answer(done)
+        return msgspec.msgpack.encode(answer)
 
-    async def _read(self, _uid: str, payload: bytes) -> bytes:
-        await self._raft.read_barrier(timeout_s=1.2)
-        return self.machine.values.get(payload.decode(), "").encode()
+
+def change_of(data: bytes, result: object) -> Change:
+    """Return what an entry means for the clients."""
+    command = decode_command(data)
+    text = "" if command.kind == "delete" else command.text
+    return command.id, command.key, text, result is True

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 from blixard.consensus.config import StateMachine
 from blixard.consensus.node import RaftNode
 from blixard.consensus.wire import CHANNEL
+from blixard.simulation.contention import History
 from blixard.simulation.disk import DiskImage
+from blixard.simulation.durable import DurableLog
 from blixard.simulation.oracles import Oracles
 from blixard.simulation.transport import SimTransport
 from blixard.simulation.votes import votes_in
 from blixard.simulation.world import World
 
-NO_IMAGE = DiskImage(random.Random(0))
+Change = tuple[str, str, str, bool]  # request id, key, text, whether it changed anything
+Read = Callable[[bytes, Any], Change | None]
 
 
 class RaftView:
@@ -40,35 +44,28 @@ class RaftView:
 
 
 class Watch:
-    """The oracles and the trace of one run."""
+    """The oracles, the clients' history and the trace of one run."""
 
     def __init__(self, world: World, oracles: Oracles) -> None:
         self._world = world
         self.oracles = oracles
-        self._voters: tuple[int, ...] = ()
-        self._voters_before: tuple[int, ...] = ()
+        self.history = History(oracles.fail, world.now_ns)
+        self._disks = {host.number: DurableLog(host.image) for host in world.hosts}
+        self._nothing = DurableLog(DiskImage(random.Random(0)))
+        oracles.disk_of = self._disk_of
 
-    def acknowledged(self, token: bytes, raft: RaftNode) -> None:
-        """A write is about to be acknowledged: by the voters of now, or those of just before."""
-        voters = tuple(sorted(m.raft_id for m in raft.members.values() if not m.learner))
-        if voters != self._voters:
-            self._voters, self._voters_before = voters, self._voters
-        self.oracles.acknowledged(
-            token, [self._images(group) for group in (voters, self._voters_before) if group]
-        )
+    def _disk_of(self, raft_id: int) -> DurableLog:
+        """Return the disk of a member; who was replaced holds nothing."""
+        host = self._world.host_of(raft_id)
+        return self._disks[host.number] if host.raft_id == raft_id else self._nothing
 
-    def _images(self, voters: tuple[int, ...]) -> list[DiskImage]:
-        """Return the disks of those who vote; who was replaced holds nothing."""
-        hosts = [self._world.host_of(raft_id) for raft_id in voters]
-        return [
-            host.image if host.raft_id == raft_id else NO_IMAGE
-            for host, raft_id in zip(hosts, voters, strict=True)
-        ]
+    def acknowledged(self, request_id: str) -> None:
+        """A node is about to acknowledge a request."""
+        self.oracles.acknowledged(self.history.index_of(request_id))
 
     def voted(self, host: int, term: int, candidate: int) -> None:
         """A host sends its vote."""
-        image = self._world.host_of(host).image
-        self.oracles.voted(host, term, candidate, image)
+        self.oracles.voted(host, term, candidate)
         self.note(host, "vote", term, candidate)
 
     def note(self, host: int, kind: str, first: int | str, second: int | str = 0) -> None:
@@ -76,32 +73,65 @@ class Watch:
         self._world.trace.add(self._world.loop.now_ns, host, kind, first, second)
 
 
-def watch_machine(machine: StateMachine, host: int, watch: Watch) -> None:
-    """Tell the oracles what *machine* applies; to be called before it applies anything."""
+def watch_machine(machine: StateMachine, host: int, watch: Watch, read: Read) -> None:
+    """Tell the oracles what *machine* applies; to be called before it applies anything.
+
+    *read* tells what an entry and its result mean for a key of the clients.
+    """
     apply, state_hash, oracles = machine.apply, machine.state_hash, watch.oracles
+    history, note = watch.history, watch.note
     oracles.restarted(host)
 
     def observed(index: int, term: int, data: bytes) -> Any:
         result = apply(index, term, data)
         digest = state_hash()
-        oracles.applied(host, index, term, data, digest)
+        if oracles.applied(host, index, term, data, digest):
+            change = read(data, result)
+            if change is not None:
+                request_id, key, text, changed = change
+                history.applied(request_id, index, key=key, text=text, changed=changed)
         oracles.effects.applied(index, data, result)
-        watch.note(host, "apply", index, digest.hex())
+        note(host, "apply", index, digest.hex())
         return result
 
     machine.apply = observed  # type: ignore[method-assign]
 
 
-def watch_raft(raft: RaftNode, host: int, watch: Watch) -> None:
-    """Tell the oracles of every change of role."""
-    view = RaftView(raft)
+def watch_raft(raft: RaftNode, machine: StateMachine, host: int, watch: Watch) -> None:
+    """Tell the oracles of every change of role and members, and of restored snapshots."""
+    view, oracles = RaftView(raft), watch.oracles
+    restore, restored, conf = machine.restore, True, None
+
+    def restoring(data: bytes) -> None:
+        nonlocal restored
+        restore(data)
+        restored = True
+        oracles.happened("snapshot installed")
 
     def changed() -> None:
         watch.note(host, f"role:{raft.role}", raft.term)
-        watch.oracles.role_changed(host, view)
+        oracles.role_changed(host, view)
 
+    def applied(index: int) -> None:
+        nonlocal restored, conf
+        if restored:
+            restored = False
+            oracles.restored(host, machine.state_hash(), index)
+        membership = raft.membership
+        if membership.conf != conf or not index % _MEMBERS_EVERY:
+            conf = membership.conf
+            voters = tuple(sorted({*conf[0], *conf[2]}))
+            oracles.members_at(host, index, conf, voters)
+
+    machine.restore = restoring  # type: ignore[method-assign]
     raft.on_role_change(changed)
+    raft.on_applied(applied)
+    if raft.applied_index:
+        applied(raft.applied_index)
     changed()
+
+
+_MEMBERS_EVERY = 16
 
 
 def watch_votes(transport: SimTransport, host: int, watch: Watch) -> None:

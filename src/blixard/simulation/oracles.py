@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 from blixard.ports.hypervisor import LaunchPlan
-from blixard.simulation.disk import DirectoryNode, DiskImage, FileNode
+from blixard.simulation.durable import DurableLog, Entry
 from blixard.simulation.effects import Effects
 from blixard.simulation.hypervisor import Observer
-from blixard.simulation.votes import record_of
 
 MAX_VIOLATIONS = 20
-_TAIL_BYTES = 65_536
+_CHANGE_IS_RECENT = 50
+_KEPT = 50_000
 
 
 class RaftView(Protocol):
@@ -39,12 +39,16 @@ class Oracles(Observer):
         self.violations: list[str] = []
         self.now_ns: Callable[[], int] = lambda: 0
         self.on_violation: Callable[[], None] = lambda: None
+        self.disk_of: Callable[[int], DurableLog | None] = lambda _raft_id: None
+        self.seen: dict[str, int] = {}  # what happened at all, and how often
         self._leaders: dict[int, int] = {}
-        self._entries: dict[int, tuple[int, int]] = {}
+        self._entries: dict[int, Entry] = {}
         self._hashes: dict[int, bytes] = {}
+        self._confs: dict[int, tuple[str, int]] = {}
         self._votes: dict[tuple[int, int], int] = {}
         self._applied: dict[int, int] = {}
-        self._committed: dict[int, int] = {}  # term -> highest index applied anywhere
+        self._highest = 0
+        self._voters: list[tuple[int, tuple[int, ...]]] = []  # since which index, who
         self._running: dict[str, dict[int, LaunchPlan]] = {}
         self.effects = Effects(self.fail)
         self.runs = 0
@@ -55,37 +59,60 @@ class Oracles(Observer):
             self.violations.append(f"{name} at {self.now_ns() / 1e9:.6f} s: {text}")
         self.on_violation()
 
+    def happened(self, what: str) -> None:
+        """Count something that has to happen in some runs, or the oracles see nothing."""
+        self.seen[what] = self.seen.get(what, 0) + 1
+
     # consensus
 
     def role_changed(self, host: int, view: RaftView) -> None:
         """One leader per term, and it holds all that was committed before."""
         if view.role != "leader" or self._leaders.get(view.term) == host:
             return
+        if self._leaders:
+            self.happened("another leader")
         other = self._leaders.setdefault(view.term, host)
         if other != host:
             self.fail("election safety", f"hosts {other} and {host} lead term {view.term}")
-        before = [index for term, index in self._committed.items() if term < view.term]
-        if before and view.last_index < max(before):
+        if not self._highest or self._entries[self._highest][0] >= view.term:
+            return
+        if view.last_index < self._highest:
             self.fail(
                 "leader completeness",
                 f"host {host} leads term {view.term} with {view.last_index} entries, "
-                f"{max(before)} were committed",
+                f"{self._highest} were committed",
             )
 
-    def voted(self, host: int, term: int, candidate: int, image: DiskImage) -> None:
+    def voted(self, host: int, term: int, candidate: int) -> None:
         """A node votes once per term, and says so only when that is durable."""
         first = self._votes.setdefault((host, term), candidate)
         if first != candidate:
             self.fail("votes", f"host {host} votes for {first} and {candidate} in term {term}")
-        if not _holds(image, record_of(term, candidate)):
-            self.fail("votes", f"host {host} sends a vote of term {term} that is not durable")
+        disk = self.disk_of(host)
+        if disk is None or disk.excused:
+            return
+        disk.refresh()
+        if disk.went_back:
+            self.fail("terms", f"the term on the disk of host {host} went back to {disk.term}")
+        if (disk.term, disk.vote) != (term, candidate) and disk.term <= term:
+            self.fail(
+                "votes",
+                f"host {host} votes for {candidate} in term {term}, its disk says "
+                f"{disk.vote} in term {disk.term}",
+            )
 
     def restarted(self, host: int) -> None:
-        """A new incarnation applies from its snapshot on."""
+        """A new incarnation applies from its snapshot on; its disk may have changed."""
         self._applied.pop(host, None)
+        disk = self.disk_of(host)
+        if disk is not None:
+            disk.forget()
 
-    def applied(self, host: int, index: int, term: int, data: bytes, state_hash: bytes) -> None:
-        """The same entry at each index, in order, with the same state after it."""
+    def applied(self, host: int, index: int, term: int, data: bytes, state_hash: bytes) -> bool:
+        """The same entry at each index, in order, with the same state after it.
+
+        Returns whether this is the first application of the index anywhere.
+        """
         last = self._applied.get(host, 0)
         if index <= last:
             self.fail("apply order", f"host {host} applies {index} after {last}")
@@ -95,22 +122,68 @@ class Oracles(Observer):
             self.fail("log matching", f"host {host} applies another entry at {index}")
         if self._hashes.setdefault(index, state_hash) != state_hash:
             self.fail("state hash", f"host {host} has another state at {index}")
-        if self._committed.get(term, 0) < index:
-            self._committed[term] = index
+        if index <= self._highest:
+            return False
+        self._highest = index
+        self._committed(host, index, entry)
+        if len(self._entries) > _KEPT:
+            oldest = next(iter(self._entries))
+            del self._entries[oldest]
+            self._hashes.pop(oldest, None)
+        return True
 
     def restored(self, host: int, state_hash: bytes, index: int) -> None:
-        """A snapshot is the state that the entries before it lead to."""
-        if self._hashes.setdefault(index, state_hash) != state_hash:
+        """A restored snapshot is the state that the entries before it lead to."""
+        self._applied[host] = max(self._applied.get(host, 0), index)
+        known = self._hashes.get(index)
+        if known is not None and known != state_hash:
             self.fail("snapshot", f"host {host} restores another state at {index}")
 
-    # writes
+    def members_at(self, host: int, index: int, conf: object, voters: tuple[int, ...]) -> None:
+        """All nodes have the same members at the same index."""
+        text = repr(conf)
+        known, first = self._confs.setdefault(index, (text, host))
+        if known != text:
+            self.fail("members", f"at {index} host {first} has {known}, host {host} has {text}")
+        if len(self._confs) > _KEPT:
+            del self._confs[next(iter(self._confs))]
+        newest = self._voters[-1] if self._voters else (0, ())
+        if voters != newest[1] and index >= newest[0]:
+            self._voters = [*self._voters[-1:], (index, voters)]
 
-    def acknowledged(self, token: bytes, groups: list[list[DiskImage]]) -> None:
-        """At the acknowledgement a majority of one of the groups holds the write durably."""
-        held = [(sum(_holds(image, token) for image in group), len(group)) for group in groups]
-        if all(holders <= size // 2 for holders, size in held):
-            said = " or ".join(f"{holders} of {size}" for holders, size in held)
-            self.fail("durability", f"{token!r} acknowledged with {said} durable")
+    # durability
+
+    def _committed(self, host: int, index: int, entry: Entry) -> None:
+        """What is applied anywhere is durable on a majority."""
+        groups = [v for since, v in self._voters if v]
+        if len(groups) == 2 and self._voters[-1][0] + _CHANGE_IS_RECENT < index:
+            del groups[0]
+        if groups and not any(self._held(index, entry, voters) for voters in groups):
+            disks = {voter: self.disk_of(voter) for voter in groups[-1]}
+            holders = [v for v, disk in disks.items() if disk and disk.holds(index, entry)]
+            self.fail(
+                "durability",
+                f"host {host} applies {index}, durable on {holders} of {list(groups[-1])}",
+            )
+
+    def _held(self, index: int, entry: Entry, voters: tuple[int, ...]) -> bool:
+        held = 0
+        for voter in voters:
+            disk = self.disk_of(voter)
+            if disk is None:
+                return True
+            if not disk.holds(index, entry):
+                disk.refresh()
+            held += disk.holds(index, entry)
+            if 2 * held > len(voters):
+                return True
+        return False
+
+    def acknowledged(self, index: int) -> None:
+        """At the acknowledgement a majority still holds the write."""
+        entry = self._entries.get(index)
+        if entry is not None:
+            self._committed(0, index, entry)
 
     # guests
 
@@ -132,22 +205,3 @@ class Oracles(Observer):
     def ended(self, host: int, plan: LaunchPlan) -> None:
         """The instance runs there no longer."""
         self._running.get(plan.instance_uid, {}).pop(host, None)
-
-
-def _holds(image: DiskImage, token: bytes) -> bool:
-    files = _durable_files(image.root)
-    if any(file.durable.rfind(token, max(0, len(file.durable) - _TAIL_BYTES)) >= 0
-           for file in files):  # fmt: skip
-        return True
-    return any(token in file.durable for file in files)
-
-
-def _durable_files(directory: DirectoryNode) -> list[FileNode]:
-    found: list[FileNode] = []
-    for name in sorted(directory.durable):
-        node = directory.durable[name]
-        if isinstance(node, FileNode):
-            found.append(node)
-        else:
-            found.extend(_durable_files(node))
-    return found

@@ -11,6 +11,7 @@ import msgspec
 
 from blixard.base.errors import BlixardError
 from blixard.simulation.cluster import App, Factory, RaftApp
+from blixard.simulation.contention import check_final
 from blixard.simulation.faults import Injector
 from blixard.simulation.knobs import Knobs, draw_knobs
 from blixard.simulation.loop import LivelockError
@@ -20,7 +21,7 @@ from blixard.simulation.planning import Plan, draw_plan
 from blixard.simulation.repair import Repairs
 from blixard.simulation.streams import Streams
 from blixard.simulation.whole import NodeApp
-from blixard.simulation.workload import Client, History, Operator, check_final
+from blixard.simulation.workload import Client, Operator
 from blixard.simulation.world import Host, World
 
 SECOND = 1_000_000_000
@@ -105,7 +106,7 @@ class Simulation:
         app = NodeApp if options.node else RaftApp
         self.factory = factory or functools.partial(app, config=self.knobs.raft)
         self.apps: dict[int, App] = {}
-        self.history = History()
+        self.history = self.watch.history
         self.clients: list[Client] = []
         self.operator: Operator | None = None
         self.plan = plan
@@ -209,13 +210,15 @@ class Simulation:
         if not self._repaired():
             return
         self._compare("after power loss of all hosts")
+        if not self._failed():
+            self.history.finish()
 
     def _disturb(self, end_ns: int) -> int:
         """Put the clients and the faults on the clock; return when healing begins."""
         nodes = [host.uid for host in self.world.hosts]
         for number in range(self.options.clients):
             env = self.world.client(number)
-            client = Client(env, number, nodes, self.history, self.oracles.fail)
+            client = Client(env, number, nodes, self.history)
             self.clients.append(client)
             env.spawn(client.run(), name="client")
         if self.options.node:

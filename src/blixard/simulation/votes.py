@@ -7,8 +7,6 @@ from collections.abc import Iterator
 
 _GRANT = b"\x08\x06\x10"  # field 1, message type: answer to a vote request; then field 2
 _LENGTH = struct.Struct("<I")
-_RECORD = struct.Struct("<BQQ")
-_HARD_STATE = 1
 _TO, _TERM, _REJECT = 2, 4, 10
 
 
@@ -21,11 +19,6 @@ def votes_in(payload: bytes) -> Iterator[tuple[int, int]]:
         if fields and not fields.get(_REJECT) and _TERM in fields:
             yield fields[_TERM], fields[_TO]
         start = payload.find(_GRANT, start + 1)
-
-
-def record_of(term: int, candidate: int) -> bytes:
-    """Return how a vote begins inside a record of the log."""
-    return _RECORD.pack(_HARD_STATE, term, candidate)
 
 
 def _fields(message: bytes) -> dict[int, int]:

@@ -8,7 +8,9 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from blixard.base.errors import BlixardError
-from blixard.cluster.resources import Put, Resource
+from blixard.cluster.commands import decode_command
+from blixard.cluster.facade import Cluster
+from blixard.cluster.resources import Delete, Operation, Outcome, PatchStatus, Put, Resource
 from blixard.cluster.store import Store
 from blixard.consensus.config import Member, RaftConfig
 from blixard.consensus.node import RaftNode
@@ -16,9 +18,9 @@ from blixard.consensus.recovery import has_state
 from blixard.node.founding import Founding, NodeFacts
 from blixard.node.messages import Peer
 from blixard.node.node import Node, NodeConfig, NodeIdentity, Voter
-from blixard.simulation.observed import Watch, watch_machine, watch_raft
+from blixard.simulation.observed import Change, Watch, watch_machine, watch_raft
 from blixard.simulation.repair import REPLACE, Replace, pending
-from blixard.simulation.workload import APPLY, READ, WRITE, Declare, Write
+from blixard.simulation.workload import APPLY, ASK, Answer, Ask, Declare
 from blixard.simulation.world import Host
 
 CLUSTER_ID = "01JSJM00000000000000000000"
@@ -68,8 +70,8 @@ class NodeApp:
         return self._host.number == 1 and self._host.generation == 0
 
     def _observe(self, voter: Voter) -> None:
-        watch_machine(voter.machine, self._host.raft_id, self._watch)
-        watch_raft(voter.raft, self._host.raft_id, self._watch)
+        watch_machine(voter.machine, self._host.raft_id, self._watch, change_of)
+        watch_raft(voter.raft, voter.machine, self._host.raft_id, self._watch)
 
     @property
     def raft(self) -> RaftNode | None:
@@ -108,7 +110,7 @@ class NodeApp:
             )
         await self.node.start()
         handlers: dict[str, Callable[[str, bytes], Awaitable[bytes]]] = {
-            WRITE: self._write, READ: self._read, APPLY: self._apply, REPLACE: self._replace,
+            ASK: self._ask, APPLY: self._apply, REPLACE: self._replace,
         }  # fmt: skip
         for method, handler in handlers.items():
             self._env.transport.on_request(method, handler)
@@ -174,22 +176,44 @@ class NodeApp:
             raise BlixardError("NOT_LEADER", "not a voter", details={"leader": ""})
         return self.node.voter
 
-    async def _write(self, _uid: str, payload: bytes) -> bytes:
-        write = msgspec.msgpack.decode(payload, type=Write)
-        put = Put(
-            kind="KeyValue", namespace="", name=write.key, spec={"value": write.text},
-            uid=self._env.new_id(),
-        )  # fmt: skip
+    async def _ask(self, _uid: str, payload: bytes) -> bytes:
+        ask = msgspec.msgpack.decode(payload, type=Ask)
         voter = self._voter()
-        await voter.cluster.commit((put,), actor="client", timeout_s=_COMMIT_S)
-        self._watch.acknowledged(write.text.encode(), voter.raft)
-        return b""
+        if not (ask.kind in ("write", "delete") or ask.stale):
+            await voter.cluster.barrier(timeout_s=_COMMIT_S)
+        if ask.kind == "read":
+            found = voter.cluster.store.get("KeyValue", "", ask.key)
+            text = str(found.spec["value"]) if found is not None else ""
+            answer = Answer(text, voter.raft.applied_index)
+        else:
+            answer = Answer(await self._change(voter.cluster, ask))
+        return msgspec.msgpack.encode(answer)
 
-    async def _read(self, _uid: str, payload: bytes) -> bytes:
-        cluster = self._voter().cluster
-        await cluster.barrier(timeout_s=_COMMIT_S)
-        found = cluster.store.get("KeyValue", "", payload.decode())
-        return str(found.spec["value"]).encode() if found is not None else b""
+    async def _change(self, cluster: Cluster, ask: Ask) -> bool:
+        """Do it under the client's request id; False: the key was not as expected."""
+        op: Operation
+        if ask.kind == "delete":
+            op = Delete(kind="KeyValue", namespace="", name=ask.key)
+        else:
+            expect = -1
+            if ask.kind == "cas":
+                known = cluster.machine.known_outcome(ask.id)
+                found = cluster.store.get("KeyValue", "", ask.key)
+                if known is None and (found is None or found.spec["value"] != ask.expected):
+                    return False
+                expect = found.metadata.revision if found is not None else 0
+            op = Put(
+                kind="KeyValue", namespace="", name=ask.key, spec={"value": ask.text},
+                uid=self._env.new_id(), expect=expect,
+            )  # fmt: skip
+        try:
+            await cluster.commit((op,), actor="client", timeout_s=_COMMIT_S, request_id=ask.id)
+        except BlixardError as error:
+            if error.code in ("CONFLICT", "NOT_FOUND", "ALREADY_EXISTS"):
+                return False
+            raise
+        self._watch.acknowledged(ask.id)
+        return True
 
     async def _apply(self, _uid: str, payload: bytes) -> bytes:
         wanted = msgspec.msgpack.decode(payload, type=Declare)
@@ -221,3 +245,14 @@ def _joins(store: Store, wanted: Replace) -> tuple[Put, ...]:
         Put(kind="Node", namespace="", name=wanted.new_uid, spec=spec, uid=wanted.new_uid,
             expect=0, status={"epoch": 1, "state": "Joining"}),
     )  # fmt: skip
+
+
+def change_of(data: bytes, result: object) -> Change | None:
+    """Return what an entry means for the clients, None for all other entries."""
+    transaction = decode_command(data)
+    op = transaction.ops[0] if transaction.ops else None
+    if op is None or op.kind != "KeyValue" or isinstance(op, PatchStatus):
+        return None
+    assert isinstance(result, Outcome)
+    text = str(op.spec["value"]) if isinstance(op, Put) else ""
+    return transaction.request_id, op.name, text, not result.code

@@ -1,38 +1,43 @@
-"""Clients that write and read single-writer keys through any node, and check every answer.
-
-A key has one writer, which writes 1, 2, 3 ... and leaves the key for ever once an outcome is
-unknown. So linearizability of the key needs no search: a read must not return less than what was
-acknowledged, or returned by another read, before it began, nor more than what was asked for.
-"""
+"""Clients that write, compare, delete and read a few contended keys through any node."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import msgspec
 
 from blixard.base.errors import BlixardError
+from blixard.simulation.contention import SLOTS, History, Request
 from blixard.simulation.environment import SimEnvironment
+from blixard.simulation.models import Kind
 
-WRITE, READ, APPLY = "sim.write", "sim.read", "sim.apply"
+ASK, APPLY = "sim.ask", "sim.apply"
 _TIMEOUT_S = 1.5
-_MEAN_GAP_S = 0.4
+_MEAN_GAP_S = 0.17
 _SCALE_GAP_S = 15.0
 _DECLARE_RETRY_S = 0.5
-_FAILED = ("NOT_LEADER", "NO_QUORUM", "OVERLOADED", "DISK_FULL", "CONFLICT")
+_ATTEMPTS = 3
+_FAILED = ("NOT_LEADER", "NO_QUORUM", "OVERLOADED", "DISK_FULL")
+_MIX: tuple[Kind, ...] = ("read",) * 9 + ("write",) * 5 + ("cas",) * 5 + ("delete",)
+_STALE = 0.1
 
 
-class Write(msgspec.Struct, frozen=True, array_like=True):
-    """Set *key* to *value*."""
+class Ask(msgspec.Struct, frozen=True, array_like=True):
+    """One request to a node; ``stale``: answer from what is applied there."""
 
+    id: str
+    kind: Kind
     key: str
-    value: int
+    text: str = ""
+    expected: str = ""
+    stale: bool = False
 
-    @property
-    def text(self) -> str:
-        """What is stored: unique among all writes, and easy to find on a disk."""
-        return f"<{self.key}={self.value}>"
+
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    """A text for a read, otherwise whether something changed; the index read at."""
+
+    result: str | bool
+    index: int = 0
 
 
 class Declare(msgspec.Struct, frozen=True, array_like=True):
@@ -43,33 +48,8 @@ class Declare(msgspec.Struct, frozen=True, array_like=True):
     on_partition: str = ""
 
 
-def value_of(text: str) -> int:
-    """Return the number in a stored text; 0 for nothing."""
-    return int(text[text.index("=") + 1 : -1]) if text else 0
-
-
-class KeyHistory(msgspec.Struct):
-    """What is known of one key."""
-
-    asked: int = 0
-    acknowledged: int = 0
-    seen: int = 0
-
-    @property
-    def least(self) -> int:
-        """What a read that begins now may return at least."""
-        return max(self.acknowledged, self.seen)
-
-
-class History(msgspec.Struct):
-    """All keys and counters; shared by the clients."""
-
-    keys: dict[str, KeyHistory] = {}
-    writes: int = 0
-    reads: int = 0
-    unknown: int = 0
-    refused: int = 0
-    last_write_ns: int = 0
+_DECODE = msgspec.msgpack.Decoder(Answer).decode
+_ENCODE = msgspec.msgpack.Encoder().encode
 
 
 class Asking:
@@ -126,23 +106,16 @@ class Operator:
 
 
 class Client:
-    """One client with its own keys."""
+    """One client; it asks one thing after the other, at least five in a healthy second."""
 
     def __init__(
-        self,
-        env: SimEnvironment,
-        number: int,
-        nodes: list[str],
-        history: History,
-        fail: Callable[[str, str], None],
+        self, env: SimEnvironment, number: int, nodes: list[str], history: History
     ) -> None:
         self._env = env
         self._number = number
         self._asking = Asking(env, nodes, number)
         self._history = history
-        self._fail = fail
-        self._generation = 0
-        self._key = ""
+        self._seen: dict[str, str] = {}
         self.stopped = False
         self.successes = 0
 
@@ -151,63 +124,50 @@ class Client:
         draw = self._env.random
         while not self.stopped:
             await asyncio.sleep(draw.expovariate(1 / _MEAN_GAP_S))
-            if draw.random() < 0.6:
-                await self._write()
+            slot = draw.randrange(SLOTS)
+            if draw.random() < _STALE:
+                await self._read_stale(self._history.key_of(slot))
             else:
-                await self._read()
+                await self._ask(draw.choice(_MIX), slot)
 
-    async def _write(self) -> None:
-        if not self._key:
-            self._generation += 1
-            self._key = f"c{self._number}g{self._generation}"
-            self._history.keys[self._key] = KeyHistory()
-        known = self._history.keys[self._key]
-        known.asked += 1
-        write = Write(self._key, known.asked)
-        try:
-            await self._asking.ask(WRITE, msgspec.msgpack.encode(write))
-        except BlixardError as error:
-            if error.code in _FAILED:
-                known.asked -= 1
-                self._history.refused += 1
-            else:
-                self._key = ""
-                self._history.unknown += 1
+    async def _ask(self, kind: Kind, slot: int) -> None:
+        """Send one request, again with its id while nobody knows what became of it."""
+        expected = self._seen.get(self._history.key_of(slot), "") if kind == "cas" else ""
+        request = self._history.begin(self._env.new_id(), self._number, kind, slot, expected)
+        ask = Ask(request.id, request.kind, request.key, request.text, request.expected)
+        unknown = False
+        for attempt in range(_ATTEMPTS):
+            try:
+                answer = _DECODE(await self._asking.ask(ASK, _ENCODE(ask)))
+            except BlixardError as error:
+                unknown = unknown or error.code not in _FAILED
+                if not unknown or (attempt and self._env.random.random() < 0.5):
+                    break
+                continue
+            self._answered(request, answer)
             return
-        known.acknowledged = write.value
-        self._history.writes += 1
-        self.successes += 1
+        if unknown or kind == "read":
+            self._history.lose(request)
+        else:
+            self._history.refuse(request)
 
-    async def _read(self) -> None:
-        if not self._history.keys:
-            return
-        key = self._env.random.choice(list(self._history.keys))
-        known = self._history.keys[key]
-        least = known.least
+    def _answered(self, request: Request, answer: Answer) -> None:
+        self._history.answered(request, answer.result)
+        self.successes += request.kind != "read"
+        if isinstance(answer.result, str):
+            self._see(request.key, answer.result)
+        elif answer.result:
+            self._see(request.key, request.text)
+
+    def _see(self, key: str, text: str) -> None:
+        if len(self._seen) > 2 * SLOTS:
+            self._seen.clear()
+        self._seen[key] = text
+
+    async def _read_stale(self, key: str) -> None:
+        ask = Ask("", "read", key, stale=True)
         try:
-            answer = await self._asking.ask(READ, key.encode())
+            answer = _DECODE(await self._asking.ask(ASK, _ENCODE(ask)))
         except BlixardError:
             return
-        value = value_of(answer.decode())
-        self._history.reads += 1
-        if not least <= value <= known.asked:
-            self._fail(
-                "linearizability",
-                f"client {self._number} reads {key} = {value}, it must be in "
-                f"[{least}, {known.asked}]",
-            )
-        known.seen = max(known.seen, value)
-
-
-def check_final(
-    history: History, values: dict[str, str], fail: Callable[[str, str], None], where: str
-) -> None:
-    """Every acknowledged write is still there."""
-    for key in sorted(history.keys):
-        known = history.keys[key]
-        value = value_of(values.get(key, ""))
-        if not known.least <= value <= known.asked:
-            fail(
-                "acknowledged writes",
-                f"{key} = {value} {where}, it must be in [{known.least}, {known.asked}]",
-            )
+        self._history.stale_read(key, answer.index, str(answer.result))

@@ -1,0 +1,219 @@
+"""What the clients asked for on a few contended keys, what became of it, and the judgement.
+
+A key lives for a bounded number of requests and is judged when all of them are over; then only its
+last value is kept. What the simulator knows makes the judgement sharp: a request without an answer
+that was applied had happened by then; one that was never applied has not happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from blixard.simulation.linearizability import check
+from blixard.simulation.models import UNKNOWN, Kind, Operation
+
+SLOTS = 3
+REQUESTS_PER_KEY = 150
+MAX_REMEMBERED = 2_000
+
+Fail = Callable[[str, str], None]
+
+
+class Request(msgspec.Struct):
+    """One request; ``index`` is where it was applied first, 0 if it was not."""
+
+    id: str
+    client: int
+    kind: Kind
+    key: str
+    text: str
+    expected: str
+    called: int
+    index: int = 0
+    applied: int = 0
+    state: str = "open"
+
+    def operation(self, ended: int | None, result: object) -> Operation:
+        """Return it as the checker sees it."""
+        return Operation(
+            client=self.client, kind=self.kind, key=self.key, called=self.called, ended=ended,
+            value=self.text or None, expected=self.expected or None, result=result,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+
+class KeyHistory(msgspec.Struct):
+    """One key: its requests, and the values that it had with the index of each."""
+
+    asked: int = 0
+    open: int = 0
+    done: list[Operation] = []
+    lost: list[Request] = []
+    versions: list[tuple[int, str]] = []
+
+    def at(self, index: int) -> str:
+        """Return the value after *index* was applied."""
+        for since, text in reversed(self.versions):
+            if since <= index:
+                return text
+        return ""
+
+
+class History:
+    """All keys and requests of a run, and the counters."""
+
+    def __init__(self, fail: Fail, now_ns: Callable[[], int]) -> None:
+        self._fail = fail
+        self._now_ns = now_ns
+        self._requests: dict[str, Request] = {}
+        self._generations = [0] * SLOTS
+        self._texts = 0
+        self.keys: dict[str, KeyHistory] = {}
+        self.values: dict[str, str] = {}
+        self.last_index = 0
+        self.writes = self.reads = self.unknown = self.refused = self.stale_reads = 0
+        self.cas_done = self.checked_keys = self.checked = self.undecided = self.steps = 0
+
+    # asking
+
+    def begin(self, request_id: str, client: int, kind: Kind, slot: int, expected: str) -> Request:
+        """Note a request that is about to be sent."""
+        known = self.keys.setdefault(self.key_of(slot), KeyHistory())
+        if known.asked >= REQUESTS_PER_KEY:
+            old = self.key_of(slot)
+            self._generations[slot] += 1
+            if not known.open:
+                self._judge(old, known)
+            known, expected = KeyHistory(), ""
+        key = self.key_of(slot)
+        self.keys[key] = known
+        if kind == "cas" and not expected:
+            kind = "write"
+        known.asked += 1
+        known.open += 1
+        text = ""
+        if kind in ("write", "cas"):
+            self._texts += 1
+            text = f"<{key}={self._texts}>"
+        request = Request(request_id, client, kind, key, text, expected, self._now_ns())
+        if kind != "read":
+            self._remember(request)
+        return request
+
+    def _remember(self, request: Request) -> None:
+        self._requests[request.id] = request
+        if len(self._requests) > MAX_REMEMBERED:
+            del self._requests[next(iter(self._requests))]
+
+    def key_of(self, slot: int) -> str:
+        """Return the key that a slot means now."""
+        return f"k{slot}g{self._generations[slot]}"
+
+    # what became of it
+
+    def applied(self, request_id: str, index: int, *, key: str, text: str, changed: bool) -> None:
+        """A node is the first to apply the entry at *index*."""
+        self.last_index = index
+        request = self._requests.get(request_id)
+        if request is not None:
+            if request.state == "refused":
+                self._fail("refused", f"{request.kind} of {key} was refused, and is applied")
+            if request.index:
+                return  # a repetition: it changes nothing
+            request.index, request.applied = index, self._now_ns()
+        if changed:
+            self.values[key] = text
+            self.keys.setdefault(key, KeyHistory()).versions.append((index, text))
+
+    def index_of(self, request_id: str) -> int:
+        """Return where a request was applied first; 0: nowhere, or long ago."""
+        request = self._requests.get(request_id)
+        return request.index if request is not None else 0
+
+    def in_doubt(self, key: str) -> set[str]:
+        """Return the texts that requests without an answer would leave, if applied after all."""
+        return {
+            "" if request.kind == "delete" else request.text
+            for request in self._requests.values()
+            if request.key == key and request.state in ("open", "lost") and not request.index
+        }
+
+    def answered(self, request: Request, result: str | bool | None) -> None:
+        """The client has its answer."""
+        if request.kind == "read":
+            self.reads += 1
+            result = result or None
+        else:
+            self.writes += 1
+            self.cas_done += request.kind == "cas" and result is True
+            if not request.index and result is not False:
+                self._fail("acknowledgement", f"{request.kind} of {request.key} was never applied")
+        request.state = "answered"
+        self._close(request, request.operation(self._now_ns(), result))
+
+    def refuse(self, request: Request) -> None:
+        """The client was told that nothing happened."""
+        self.refused += 1
+        if request.index:
+            self._fail("refused", f"{request.kind} of {request.key} was applied, and is refused")
+        request.state = "refused"
+        self._close(request, None)
+
+    def lose(self, request: Request) -> None:
+        """The client will never know."""
+        self.unknown += 1
+        request.state = "lost"
+        if request.kind != "read":
+            self.keys[request.key].lost.append(request)
+        self._close(request, None)
+
+    def _close(self, request: Request, operation: Operation | None) -> None:
+        known = self.keys[request.key]
+        known.open -= 1
+        if operation is not None:
+            known.done.append(operation)
+        if not known.open and request.key not in map(self.key_of, range(SLOTS)):
+            self._judge(request.key, known)
+
+    def stale_read(self, key: str, index: int, text: str) -> None:
+        """A read without a barrier tells the value as it was after some index."""
+        self.stale_reads += 1
+        known = self.keys.get(key)
+        if known is not None and known.at(index) != text:
+            self._fail("stale read", f"{key} = {text!r}, it was {known.at(index)!r} after {index}")
+
+    # judging
+
+    def finish(self) -> None:
+        """Judge all keys that are left; nothing more will be applied."""
+        for key in sorted(self.keys):
+            self._judge(key, self.keys[key], final=True)
+
+    def _judge(self, key: str, known: KeyHistory, *, final: bool = False) -> None:
+        """Check one key; *final*: what was not applied by now never will be."""
+        operations = list(known.done)
+        for request in known.lost:
+            if request.index:
+                operations.append(request.operation(request.applied, UNKNOWN))
+            elif not final:
+                operations.append(request.operation(None, UNKNOWN))
+        verdict = check(operations)
+        self.checked_keys += 1
+        self.checked += len(operations)
+        self.steps += verdict.steps
+        self.undecided += verdict.answer == "undecided"
+        if verdict.bad:
+            self._fail("linearizability", f"{key}: {verdict.explain()}")
+        del self.keys[key]
+
+
+def check_final(history: History, values: dict[str, str], fail: Fail, where: str) -> None:
+    """Every node holds, key by key, what was applied last, or what still may be applied."""
+    for key in sorted(history.values):
+        value = values.get(key, "")
+        if value != history.values[key] and value not in history.in_doubt(key):
+            fail(
+                "acknowledged writes",
+                f"{key} = {value!r} {where}, it must be {history.values[key]!r}",
+            )

@@ -1,0 +1,170 @@
+"""What a host's disk really holds of the log, read from the durable bytes and from nothing else.
+
+Records are read as they become durable, each once. Whatever is not a plain continuation (another
+disk, a removed or a rewritten file) makes it read everything again.
+"""
+
+from __future__ import annotations
+
+import struct
+from zlib import crc32
+
+from blixard.consensus.log import HEADER_BYTES, decode_record
+from blixard.simulation.disk import DirectoryNode, DiskImage, FileNode
+
+_RECORD_BYTES = 256 << 20
+_NUMBERS = struct.Struct("<QQQ")
+_PAIR = struct.Struct("<QQ")
+_COUNT = struct.Struct("<I")
+_KEPT = 4_096
+_HAS_STATE, _HAS_SNAPSHOT = 1, 2
+
+Entry = tuple[int, int]  # (term, checksum of the data)
+
+
+class DurableLog:
+    """The consensus state of one host as a restart would find it."""
+
+    def __init__(self, image: DiskImage, *, directory: str = "raft") -> None:
+        self._image = image
+        self._directory = directory
+        self.forget()
+
+    def forget(self) -> None:
+        """Read everything again when next asked."""
+        self.term = self.vote = 0
+        self.went_back = False
+        self.first = 1
+        self.entries: list[Entry] = []
+        self.snapshot = 0
+        self._read: dict[str, tuple[FileNode, int]] = {}
+        self._snapshots: dict[str, object] = {}
+        self._image_root: object = None
+
+    @property
+    def excused(self) -> bool:
+        """Whether the disk was damaged on purpose: what it lacks proves nothing."""
+        return bool(self._image.hurt)
+
+    @property
+    def last(self) -> int:
+        """The index of the last entry, or of the snapshot."""
+        return max(self.first + len(self.entries) - 1, self.snapshot)
+
+    def holds(self, index: int, entry: Entry) -> bool:
+        """Tell whether the entry, or a snapshot that contains it, is durable."""
+        if index <= self.snapshot or self.excused:
+            return True
+        place = index - self.first
+        return 0 <= place < len(self.entries) and self.entries[place] == entry
+
+    def refresh(self) -> None:
+        """Read what has become durable since the last time."""
+        directory = self._image.root.durable.get(self._directory)
+        if not isinstance(directory, DirectoryNode):
+            self.forget()
+            return
+        segments, snapshots = directory.durable.get("log"), directory.durable.get("snap")
+        if isinstance(snapshots, DirectoryNode) and snapshots.durable != self._snapshots:
+            self._snapshots = dict(snapshots.durable)
+            indexes = [int(n[:16], 16) for n in self._snapshots if n.endswith(".snap")]
+            self.snapshot = max(indexes, default=0)
+        if not isinstance(segments, DirectoryNode):
+            return
+        files = segments.durable
+        if self._image_root is not self._image.root or self._changed(files):
+            self.forget()
+            self._image_root = self._image.root
+            self.refresh()
+            return
+        for name in files if len(files) == 1 else sorted(files):
+            node = files[name]
+            if isinstance(node, FileNode):
+                _, offset = self._read.get(name, (node, 0))
+                if offset < len(node.durable):
+                    whole = self._records(bytes(node.durable[offset:]))
+                    self._read[name] = (node, offset + whole)
+        if len(self.entries) > 2 * _KEPT and self.first + _KEPT < self.snapshot:
+            del self.entries[:_KEPT]
+            self.first += _KEPT
+
+    def _changed(self, files: dict[str, object] | dict[str, FileNode | DirectoryNode]) -> bool:
+        for name, (node, offset) in self._read.items():
+            if name in files and (files[name] is not node or len(node.durable) < offset):
+                return True
+        if len(self._read) > len(files) + 8:
+            self._read = {name: kept for name, kept in self._read.items() if name in files}
+        return False
+
+    def _records(self, data: bytes) -> int:
+        """Read whole records; return where they end."""
+        offset = 0
+        while True:
+            record = decode_record(data, offset, _RECORD_BYTES)
+            if record is None:
+                return offset
+            payload = record[3]
+            offset += HEADER_BYTES + len(payload)
+            self._groups(payload)
+
+    def _groups(self, payload: bytes) -> None:
+        position, size = 0, len(payload)
+        while position < size:
+            flags = payload[position]
+            position += 1
+            if flags & _HAS_STATE:
+                term, self.vote, _ = _NUMBERS.unpack_from(payload, position)
+                self.went_back = self.went_back or term < self.term
+                self.term = term
+                position += _NUMBERS.size
+            if flags & _HAS_SNAPSHOT:
+                index, _ = _PAIR.unpack_from(payload, position)
+                position += _PAIR.size
+                self._restart_at(index + 1)
+            (count,) = _COUNT.unpack_from(payload, position)
+            position += _COUNT.size
+            for _ in range(count):
+                (length,) = _COUNT.unpack_from(payload, position)
+                position += _COUNT.size
+                self._entry(payload[position : position + length])
+                position += length
+
+    def _restart_at(self, first: int) -> None:
+        self.first, self.entries = first, []
+
+    def _entry(self, message: bytes) -> None:
+        term, index, checksum = read_entry(message)
+        place = index - self.first
+        if not self.entries or place < 0:
+            self._restart_at(index)
+            place = 0
+        del self.entries[place:]
+        if place > len(self.entries):
+            self._restart_at(index)
+        self.entries.append((term, checksum))
+
+
+def read_entry(message: bytes) -> tuple[int, int, int]:
+    """Return (term, index, checksum of the data) of an entry in the engine's encoding."""
+    term = index = checksum = position = 0
+    size = len(message)
+    while position < size:
+        tag = message[position]
+        position += 1
+        value = shift = 0
+        while True:
+            byte = message[position]
+            position += 1
+            value |= (byte & 127) << shift
+            if byte < 128:
+                break
+            shift += 7
+        if tag == 0x10:
+            term = value
+        elif tag == 0x18:
+            index = value
+        elif tag & 7 == 2:
+            if tag == 0x22:
+                checksum = crc32(message[position : position + value])
+            position += value
+    return term, index, checksum
