@@ -130,7 +130,7 @@ RAFT_MUTANTS = {
     "apply_out_of_order": (apply_out_of_order, "apply order"),
     "diverging_state": (diverging_state, "state hash"),
     "read_without_quorum": (read_without_quorum, "linearizability"),
-    "forget_a_write": (forget_a_write, ("acknowledged writes", "linearizability")),
+    "forget_a_write": (forget_a_write, ("acknowledged writes", "linearizability", "stale read")),
     "crash_in_a_task": (crash_in_a_task, "crash"),
 }
 NODE_MUTANTS = {
