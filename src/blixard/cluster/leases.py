@@ -19,6 +19,11 @@ from __future__ import annotations
 
 import msgspec
 
+# Answers of apply: the entry stands in the log, and so does every earlier one of this leadership.
+_DECIDED = frozenset(
+    ("", "STALE_TERM", "CONFLICT", "NOT_FOUND", "ALREADY_EXISTS", "INVARIANT", "FENCED")
+)
+
 
 class LeaseConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Durations in seconds; ``drift`` is rho."""
@@ -43,16 +48,17 @@ class LeaderLeases:
 
     def __init__(self, config: LeaseConfig, elected_at_s: float) -> None:
         self.config = config
-        self._since_s = elected_at_s
-        self._looked_s = elected_at_s
-        self._acknowledged_s: dict[str, float] = {}
-        self._fencing: set[str] = set()
+        self.since_s = elected_at_s
+        self.looked_s = elected_at_s
+        self.acknowledged_s: dict[str, float] = {}
+        # True: some commit of its next epoch has an unknown outcome and may still be applied.
+        self.fencing: dict[str, bool] = {}
 
     def acknowledge(self, node_uid: str, now_s: float) -> bool:
         """Record an acknowledgement that leaves now; False while the node is being fenced."""
-        if node_uid in self._fencing:
+        if node_uid in self.fencing:
             return False
-        self._acknowledged_s[node_uid] = now_s
+        self.acknowledged_s[node_uid] = now_s
         return True
 
     def look(self, now_s: float) -> None:
@@ -61,13 +67,13 @@ class LeaderLeases:
         Waiting longer is always safe; without this a resumed leader would fence nodes whose
         heartbeats wait unread in its own queues.
         """
-        if now_s - self._looked_s > self.config.heartbeat_s:
-            self._since_s = now_s
-        self._looked_s = now_s
+        if now_s - self.looked_s > self.config.heartbeat_s:
+            self.since_s = now_s
+        self.looked_s = now_s
 
     def lost_at_s(self, node_uid: str) -> float:
         """Return the time from which the node may be declared lost."""
-        last = max(self._acknowledged_s.get(node_uid, self._since_s), self._since_s)
+        last = max(self.acknowledged_s.get(node_uid, self.since_s), self.since_s)
         return last + self.config.lost_after_s
 
     def is_lost(self, node_uid: str, now_s: float) -> bool:
@@ -76,15 +82,23 @@ class LeaderLeases:
 
     def begin_fencing(self, node_uid: str) -> None:
         """Stop acknowledging: from here on the commit of the next epoch may be under way."""
-        self._fencing.add(node_uid)
+        self.fencing.setdefault(node_uid, False)
 
-    def end_fencing(self, node_uid: str) -> None:
-        """The outcome of the commit is known (applied, or refused in this term)."""
-        self._fencing.discard(node_uid)
+    def fencing_answered(self, node_uid: str, code: str) -> None:
+        """Take the outcome of the commit; acknowledge again only if none of them can still apply.
+
+        An attempt that never reached the log says nothing of an earlier one that is in it.
+        """
+        if code in _DECIDED:
+            self.fencing.pop(node_uid, None)
+        elif code == "OUTCOME_UNKNOWN":
+            self.fencing[node_uid] = True
+        elif not self.fencing.get(node_uid, False):
+            self.fencing.pop(node_uid, None)
 
     def heard_s(self, node_uid: str) -> float | None:
         """Return when the node was last acknowledged in this leadership."""
-        return self._acknowledged_s.get(node_uid)
+        return self.acknowledged_s.get(node_uid)
 
 
 class NodeLease:

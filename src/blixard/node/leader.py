@@ -19,7 +19,14 @@ from blixard.cluster.resources import Operation, PatchStatus, Resource
 from blixard.consensus.node import RaftNode
 from blixard.node import messages as m
 from blixard.node.events import event_ops, instance_event, node_event
-from blixard.node.views import ClusterView, may_start
+from blixard.node.views import (
+    ClusterView,
+    heartbeat_verdict,
+    lost_status,
+    may_start,
+    node_status,
+    to_be_fenced,
+)
 from blixard.ports.environment import Environment
 
 COMMIT_S = 5.0
@@ -79,13 +86,12 @@ class LeaderDuties:
         heartbeat = msgspec.msgpack.decode(payload, type=m.Heartbeat)
         await self._confirm(term)
         node = await self._noted(self._node(uid), heartbeat, term)
-        epoch = int(node.status.get("epoch", 0))
-        if heartbeat.epoch != epoch:
-            return m.encode(m.HeartbeatReply(granted=False, epoch=epoch))
-        if node.status.get("state") != "Ready":
+        epoch, granted = int(node.status.get("epoch", 0)), False
+        verdict = heartbeat_verdict(node, heartbeat.epoch)
+        if verdict == "welcome":
             await self._welcome(node, term)
-            return m.encode(m.HeartbeatReply(granted=False, epoch=epoch))
-        granted = self._leases.acknowledge(uid, _now())
+        elif verdict == "grant":
+            granted = self._leases.acknowledge(uid, _now())
         return m.encode(m.HeartbeatReply(granted=granted, epoch=epoch))
 
     async def _noted(self, node: Resource, heartbeat: m.Heartbeat, term: int) -> Resource:
@@ -102,13 +108,15 @@ class LeaderDuties:
         said: dict[str, object] = {"version": heartbeat.version, "featureLevel": heartbeat.level}
         if not heartbeat.version or all(node.status.get(k) == v for k, v in said.items()):
             return node
-        await self._commit((self._node_status(node, said),), term)
+        await self._commit((node_status(node, said),), term)
         return self._node(node.metadata.uid)
 
     async def _welcome(self, node: Resource, term: int) -> None:
         """A joined or returned node lives in the current epoch: it may be given work again."""
+        # If it was lost, the commit of that is applied; a doubt about its outcome is over.
+        self._leases.fencing_answered(node.metadata.uid, "")
         self._leases.acknowledge(node.metadata.uid, _now())
-        ready = self._node_status(node, {"state": "Ready", "reason": ""})
+        ready = node_status(node, {"state": "Ready", "reason": ""})
         event = node_event(node, "Ready", f"{node.metadata.name} takes part")
         await self._commit((ready, *self._events([event])), term)
         self._env.log("info", "node_ready", node=node.metadata.name)
@@ -214,30 +222,23 @@ class LeaderDuties:
         now_s = _now()
         self._leases.look(now_s)
         for node in self._cluster.store.list("Node"):
-            uid = node.metadata.uid
-            if node.status.get("state") == "Ready" and self._leases.is_lost(uid, now_s):
+            if to_be_fenced(node, self._leases, now_s):
                 await self._fence(node, term)
 
     async def _fence(self, node: Resource, term: int) -> None:
         """Commit the next epoch; until its outcome is known no lease is acknowledged."""
-        uid, epoch = node.metadata.uid, int(node.status.get("epoch", 0))
-        leases = self._leases
+        uid, leases = node.metadata.uid, self._leases
         leases.begin_fencing(uid)
-        status = {
-            "state": "Lost",
-            "epoch": epoch + 1,
-            "reason": f"not heard for {self._config.lost_after_s:.1f} s",
-            "lostAtMs": self._env.wall_time_ms(),
-        }
+        reason = f"not heard for {self._config.lost_after_s:.1f} s"
+        status = lost_status(node, reason, self._env.wall_time_ms())
+        event = node_event(node, "Lost", f"{node.metadata.name} was {reason}")
         try:
-            event = node_event(node, "Lost", f"{node.metadata.name} was {status['reason']}")
-            await self._commit((self._node_status(node, status), *self._events([event])), term)
+            await self._commit((node_status(node, status), *self._events([event])), term)
         except BlixardError as error:
-            if error.code != "OUTCOME_UNKNOWN":
-                leases.end_fencing(uid)
+            leases.fencing_answered(uid, error.code)
             raise
-        leases.end_fencing(uid)
-        self._env.log("warning", "node_lost", node=node.metadata.name, epoch=epoch + 1)
+        leases.fencing_answered(uid, "")
+        self._env.log("warning", "node_lost", node=node.metadata.name, epoch=status["epoch"])
 
     def stop_granting(self, uid: str) -> None:
         """Acknowledge no further lease of a node that is to be removed by force."""
@@ -254,16 +255,6 @@ class LeaderDuties:
         if node is None or node.kind != "Node":
             raise BlixardError("NODE_REMOVED", f"no node has the uid {uid}")
         return node
-
-    def _node_status(self, node: Resource, status: dict[str, object]) -> PatchStatus:
-        return PatchStatus(
-            kind="Node",
-            namespace=node.metadata.namespace,
-            name=node.metadata.name,
-            uid=node.metadata.uid,
-            status=status,
-            expect=node.metadata.revision,
-        )
 
     async def _commit(self, ops: tuple[Operation, ...], term: int) -> None:
         await self._cluster.commit(ops, actor="system:leader", term=term, timeout_s=COMMIT_S)

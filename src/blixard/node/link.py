@@ -12,6 +12,7 @@ from blixard.base.errors import BlixardError
 from blixard.cluster.kind import HIGHEST_LEVEL
 from blixard.cluster.leases import LeaseConfig, NodeLease
 from blixard.node import messages as m
+from blixard.node.authority import NodeAuthority, ends_with_epoch
 from blixard.ports.environment import Environment
 from blixard.ports.hypervisor import Hypervisor
 from blixard.vms.reconcile import Assignment
@@ -100,10 +101,8 @@ class NodeLink:
         self._leadership = leadership
         self._config = config
         self._hypervisor = hypervisor
-        self.lease = NodeLease(config)
+        self.authority = NodeAuthority(config)
         self._view: m.NodeView | None = None
-        self._fresh = False
-        self._refresh = asyncio.Event()
         self._removed = False
         self._pending: dict[str, m.Report] = {}
         self._disputed: set[str] = set()
@@ -116,15 +115,12 @@ class NodeLink:
 
     def granted(self) -> bool:
         """Tell whether the lease is valid and the duties were read under its epoch."""
-        valid = self.lease.valid(self._env.boottime_ns())
-        if not valid:
-            self._fresh = False
-        return (
-            valid
-            and self._fresh
-            and self._view is not None
-            and self._view.epoch == self.lease.epoch
-        )
+        return self.authority.granted(self._env.boottime_ns())
+
+    @property
+    def lease(self) -> NodeLease:
+        """The lease itself."""
+        return self.authority.lease
 
     @property
     def epoch(self) -> int:
@@ -144,7 +140,8 @@ class NodeLink:
         except BlixardError:
             return False
         allowed = msgspec.msgpack.decode(answer, type=m.StartAnswer).allowed
-        return allowed and self.granted() and self.lease.epoch == epoch
+        now_ns = self._env.boottime_ns()
+        return self.authority.may_resume(allowed=allowed, epoch=epoch, now_ns=now_ns)
 
     # -- heartbeats --
 
@@ -163,17 +160,18 @@ class NodeLink:
             self._refused(error)
             return False
         reply = msgspec.msgpack.decode(answer, type=m.HeartbeatReply)
-        if reply.epoch > epoch:
+        heard = self.authority.heartbeat_answered(
+            granted=reply.granted,
+            epoch=reply.epoch,
+            asked_epoch=epoch,
+            sent_ns=sent_ns,
+            now_ns=self._env.boottime_ns(),
+        )
+        if heard == "new epoch":
             await self._enter_epoch(reply.epoch)
-            return False
-        if not reply.granted or reply.epoch != epoch:
-            return False
-        lapsed = not self.lease.valid(self._env.boottime_ns())
-        self.lease.granted(epoch, sent_ns)
-        await self._hypervisor.extend(self.lease.expires_ns)
-        if lapsed:
-            self._lapsed()
-        return True
+        elif heard == "renewed":
+            await self._hypervisor.extend(self.lease.expires_ns)
+        return heard == "renewed"
 
     def _refused(self, error: BlixardError) -> None:
         """Say once, loudly, that the cluster does not know this node; the rest is for debugging."""
@@ -185,22 +183,14 @@ class NodeLink:
             self._env.log("debug", "heartbeat_failed", code=error.code, detail=error.message)
         self._removed = removed
 
-    def _lapsed(self) -> None:
-        """The lease had ended: nothing is believed before the duties are read again."""
-        self._fresh = False
-        self._refresh.set()
-
     async def _enter_epoch(self, epoch: int) -> None:
         """Leave the old epoch: nothing fenced of it may run when the new one begins."""
-        self.lease.revoke()
-        self._fresh = False
+        self.authority.leave_epoch()
         for process in await self._hypervisor.instances():
-            old = process.plan.fenced and process.plan.node_epoch < epoch
-            if old and process.state != "exited":
+            if ends_with_epoch(process, epoch):
                 await self._hypervisor.kill(process.instance_uid)
         self._env.log("info", "node_epoch_entered", epoch=epoch, was=self.lease.epoch)
-        self.lease.epoch = epoch
-        self._refresh.set()
+        self.authority.enter_epoch(epoch)
         self.on_new_epoch()
 
     # -- duties --
@@ -212,10 +202,10 @@ class NodeLink:
                 await asyncio.sleep(RETRY_S)
 
     async def _read_view(self) -> bool:
-        fresh = self._fresh and self._view is not None and self._view.epoch == self.lease.epoch
+        fresh = self.authority.fresh and self.authority.view_epoch == self.lease.epoch
         have = self._view.digest if fresh and self._view is not None else ""
         began_ns = self._env.boottime_ns()
-        self._refresh.clear()
+        self.authority.view_asked()
         request = m.encode(m.ViewRequest(have, VIEW_WAIT_S if have else 0.0))
         try:
             answer = await self._leadership.ask(m.VIEW, request, timeout_s=VIEW_WAIT_S + REQUEST_S)
@@ -227,20 +217,18 @@ class NodeLink:
             return True
         self._view = view
         self._leadership.peers = view.peers
-        # A view asked for before the lease lapsed and answered after it may miss a fencing.
-        valid = self.lease.valid(self._env.boottime_ns())
-        self._fresh = valid and view.epoch == self.lease.epoch and not self._refresh.is_set()
+        fresh = self.authority.view_read(view.epoch, self._env.boottime_ns())
         self._env.log(
             "debug",
             "view_read",
             revision=view.revision,
-            fresh=self._fresh,
+            fresh=fresh,
             took_ms=(self._env.boottime_ns() - began_ns) // 1_000_000,
         )
         self.on_view(view)
-        if self._fresh:
+        if fresh:
             self.on_authority()
-        return self._fresh
+        return fresh
 
     # -- reports --
 

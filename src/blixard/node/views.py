@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-from blixard.cluster.resources import Resource
+from blixard.cluster.leases import LeaderLeases
+from blixard.cluster.resources import PatchStatus, Resource
 from blixard.cluster.store import Store
 from blixard.network.views import NetworkMap
 from blixard.node.messages import NodeView, Peer
@@ -132,4 +133,34 @@ def may_start(store: Store, node_uid: str, *, uid: str, run: int, epoch: int) ->
         and spec.get("nodeEpoch") == epoch
         and node.status.get("epoch") == epoch
         and node.status.get("state") == "Ready"
+    )
+
+
+def heartbeat_verdict(node: Resource, epoch: int) -> Literal["grant", "welcome", "other epoch"]:
+    """Return what a confirmed heartbeat that was sent under *epoch* earns the node."""
+    if epoch != int(node.status.get("epoch", 0)):
+        return "other epoch"
+    return "grant" if node.status.get("state") == "Ready" else "welcome"
+
+
+def to_be_fenced(node: Resource, leases: LeaderLeases, now_s: float) -> bool:
+    """Tell whether a node that takes part is to be declared lost now."""
+    return node.status.get("state") == "Ready" and leases.is_lost(node.metadata.uid, now_s)
+
+
+def lost_status(node: Resource, reason: str, now_ms: int) -> dict[str, object]:
+    """Return the status that ends a node's epoch."""
+    epoch = int(node.status.get("epoch", 0))
+    return {"state": "Lost", "epoch": epoch + 1, "reason": reason, "lostAtMs": now_ms}
+
+
+def node_status(node: Resource, status: dict[str, object]) -> PatchStatus:
+    """Return the change of a node's status, refused if the node changed meanwhile."""
+    return PatchStatus(
+        kind="Node",
+        namespace=node.metadata.namespace,
+        name=node.metadata.name,
+        uid=node.metadata.uid,
+        status=status,
+        expect=node.metadata.revision,
     )

@@ -71,6 +71,25 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
 
 
+StartStep = Literal["spawn", "arm", "ask", "resume", "discard"]
+
+
+def start_step(
+    after: StartStep | None, *, fenced: bool, allowed: bool | None = None
+) -> StartStep | None:
+    """Return the next step of a start, None at its end: stopped, arm, ask again, then run."""
+    match after:
+        case None:
+            return "spawn"
+        case "spawn":
+            return "arm" if fenced else "ask"
+        case "arm":
+            return "ask"
+        case "ask":
+            return "resume" if allowed else "discard"
+    return None
+
+
 def backoff_s(failures: int) -> float:
     """Return the pause before the next start after *failures* in a row: 1, 2, 4 ... 300 s."""
     return float(min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** max(0, min(failures, 20) - 1)))

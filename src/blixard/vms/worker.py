@@ -23,6 +23,7 @@ from blixard.vms.reconcile import (
     backoff_s,
     decide,
     start_overdue,
+    start_step,
 )
 from blixard.vms.spec import LIFECYCLE, Event, InstanceSpec, InstanceStatus, Phase
 
@@ -193,16 +194,26 @@ class Worker:
         self._go("launch")
         self._say()
         plan = await self._plan(self.assignment, epoch)
-        await self._spawn(plan)
-        self._phases_ms["prepare"] = _ms_since(began_s)
-        spawned_s = _now()
-        if spec.fenced:
-            await hypervisor.arm(self.uid, authority.deadline_ns)
-        if not await authority.confirm_start(self.uid, spec.run, epoch):
-            await self._discard()
+        spawned_s = began_s
+        allowed, step = False, start_step(None, fenced=spec.fenced)
+        while step is not None:
+            match step:
+                case "spawn":
+                    await self._spawn(plan)
+                    self._phases_ms["prepare"] = _ms_since(began_s)
+                    spawned_s = _now()
+                case "arm":
+                    await hypervisor.arm(self.uid, authority.deadline_ns)
+                case "ask":
+                    allowed = await authority.confirm_start(self.uid, spec.run, epoch)
+                case "resume":
+                    await hypervisor.resume(self.uid)
+                case "discard":
+                    await self._discard()
+            step = start_step(step, fenced=spec.fenced, allowed=allowed)
+        if not allowed:
             self.history.next_launch_s = _now() + backoff_s(1)
             return
-        await hypervisor.resume(self.uid)
         self.history.next_check_s = _now() + min(0.5, spec.readiness.interval_s)
         self._phases_ms["start"] = _ms_since(spawned_s)
         self.history.resumed_s = _now()

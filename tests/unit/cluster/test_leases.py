@@ -25,7 +25,7 @@ def test_a_node_being_fenced_gets_no_lease():
     leases = LeaderLeases(CONFIG, elected_at_s=0.0)
     leases.begin_fencing("a")
     assert not leases.acknowledge("a", 1.0)
-    leases.end_fencing("a")
+    leases.fencing_answered("a", "")
     assert leases.acknowledge("a", 1.0)
 
 

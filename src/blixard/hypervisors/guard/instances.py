@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from blixard.hypervisors.guard import launch
+from blixard.hypervisors.guard import deadlines, launch
 from blixard.hypervisors.guard.cgroups import Cgroups
 from blixard.hypervisors.guard.timer import boottime_ns
 
@@ -34,7 +34,7 @@ class Instance:
 
     def expired(self) -> bool:
         """Tell whether its deadline has passed."""
-        return 0 < self.deadline_ns <= boottime_ns()
+        return deadlines.expired(self.deadline_ns, boottime_ns())
 
     def facts(self) -> dict[str, Any]:
         """Return what clients may know."""
@@ -138,14 +138,14 @@ class Instances:
 
     def _arm(self, instance: Instance, deadline_ns: int) -> dict[str, Any]:
         _check_alive(instance)
-        instance.deadline_ns = max(instance.deadline_ns, deadline_ns, 1)
+        instance.deadline_ns = deadlines.armed(instance.deadline_ns, deadline_ns)
         return instance.facts()
 
     def _extend(self, deadline_ns: int) -> dict[str, Any]:
         """Later, never earlier; a deadline that has passed stays passed."""
+        now_ns = boottime_ns()
         for instance in self._all.values():
-            if instance.deadline_ns and not instance.expired():
-                instance.deadline_ns = max(instance.deadline_ns, deadline_ns)
+            instance.deadline_ns = deadlines.extended(instance.deadline_ns, deadline_ns, now_ns)
         return {"extended": True}
 
     def _mark(self, instance: Instance, state: str) -> dict[str, Any]:
@@ -170,7 +170,7 @@ class Instances:
 
 
 def _check_alive(instance: Instance) -> None:
-    if instance.state == "exited" or instance.killed_by_guard:
-        raise Refused("the process has ended")
-    if instance.expired():
-        raise Refused("its deadline has passed")
+    ended = instance.state == "exited" or instance.killed_by_guard
+    why = deadlines.why_dead(ended=ended, deadline_ns=instance.deadline_ns, now_ns=boottime_ns())
+    if why:
+        raise Refused(why)

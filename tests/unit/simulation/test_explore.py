@@ -1,0 +1,37 @@
+"""All interleavings of leases and fencing: nothing breaks, and what is left out is found."""
+
+import pytest
+
+from blixard.simulation.explore.search import SMALL, Scope, explore
+from blixard.simulation.explore.state import Budget
+from tests.unit.simulation.explore_mutants import MUTANTS
+
+SCOPES = {
+    "delays": Scope(name="", swift=1, budget=Budget(fencings=1)),
+    "leader change": Scope(name="", swift=1, silent=True, budget=Budget(elections=1, fencings=1)),
+    "unknown outcomes": Scope(name="", swift=1, silent=True, budget=Budget(unknowns=2, fencings=1)),
+    "leader paused": Scope(
+        name="", swift=1, timely=True, budget=Budget(elections=1, leader_pauses=1)
+    ),
+}
+
+
+@pytest.mark.parametrize("scope", SMALL, ids=lambda scope: scope.name)
+def test_no_order_of_events_breaks_a_promise(scope):
+    result = explore(scope)
+    assert (result.wrong, result.way) == ("", ())
+    assert result.complete
+    assert result.states > 1_000
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_what_is_left_out_is_found(mutant):
+    result = explore(SCOPES[MUTANTS[mutant]], mutant)
+    assert result.wrong
+    assert len(result.way) == result.depth + 1
+
+
+def test_the_bound_on_states_is_kept_and_said():
+    result = explore(Scope(name="", swift=1, budget=Budget(fencings=1), states_max=100))
+    assert not result.complete
+    assert not result.wrong
