@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import click
 import msgspec
 
+from blixard.app.sim_explore import explore_command
 from blixard.base.errors import EXIT_FAILED
 from blixard.base.units import parse_duration_s
 from blixard.cli.tree import BlixardCommand
@@ -29,6 +30,9 @@ def sim() -> None:
     Real nodes run in virtual time on simulated disks, networks and hypervisors, all of it drawn
     from one seed. The same seed gives the same run, event by event.
     """
+
+
+sim.add_command(explore_command)
 
 
 @sim.command(cls=BlixardCommand)
