@@ -45,6 +45,8 @@ class Network:
         self._clogged: dict[tuple[str, str], int] = {}
         self._last: dict[tuple[str, str], int] = {}
         self.sent = self.lost = self.duplicated = self.reordered = 0
+        # Told of everything sent: when, when it arrives (0: never), from, to, what.
+        self.on_sent: Callable[[int, int, str, str, str], None] | None = None
 
     # who is there
 
@@ -101,6 +103,7 @@ class Network:
         self.sent += 1
         if target is None or key in self._blocked or (faults.loss and draw() < faults.loss):
             self.lost += 1
+            self._tell(0, key, channel)
             return
         copies = 1
         if faults.duplicate and draw() < faults.duplicate:
@@ -108,6 +111,7 @@ class Network:
             self.duplicated += 1
         for _ in range(copies):
             when_ns = self._arrival(key, reorder=faults.reorder)
+            self._tell(when_ns, key, channel)
             target.process.call_at_ns(when_ns, target.deliver, source.uid, channel, payload)
 
     def call(
@@ -119,8 +123,14 @@ class Network:
         faults = self.faults
         if faults.loss and self._random.random() < faults.loss / 4:
             return False
-        process.call_at_ns(self._arrival((source, uid), reorder=0.0), callback, *args)
+        when_ns = self._arrival((source, uid), reorder=0.0)
+        self._tell(when_ns, (source, uid), getattr(callback, "__name__", "call"))
+        process.call_at_ns(when_ns, callback, *args)
         return True
+
+    def _tell(self, when_ns: int, key: tuple[str, str], what: str) -> None:
+        if self.on_sent is not None:
+            self.on_sent(self._loop.now_ns, when_ns, *key, what)
 
     def _arrival(self, key: tuple[str, str], *, reorder: float) -> int:
         """Draw a time of arrival; without reordering not before the one sent last."""
