@@ -7,11 +7,13 @@ import errno
 import hashlib
 import os
 import random
+from collections.abc import Callable, Coroutine
 from typing import Any, Self
 
 from blixard.base.errors import BlixardError
 from blixard.base.ids import ulid
 from blixard.consensus.node import Member, RaftConfig, RaftNode
+from blixard.simulation.loop import SimLoop
 
 FAST = RaftConfig(
     tick_s=0.01,
@@ -383,3 +385,12 @@ async def until(condition: Any, *, timeout_s: float = 10.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.002)
+
+
+def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run in virtual time, so that a busy machine makes no test late."""
+    loop = SimLoop(order=random.Random(0))
+    try:
+        loop.run_until_complete(scenario())
+    finally:
+        loop.close()

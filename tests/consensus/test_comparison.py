@@ -4,16 +4,12 @@ import asyncio
 
 import pytest
 from msgspec.structs import replace
-from raft_harness import FAST, Cluster, until
+from raft_harness import FAST, Cluster, run, until
 
 from blixard.base.errors import BlixardError
 from blixard.consensus.comparison import RecentStates, judge
 
 QUICK = replace(FAST, compare_s=0.05)
-
-
-def run(scenario) -> None:
-    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize(
@@ -63,6 +59,7 @@ def test_diverged_follower_is_quarantined_for_good() -> None:
             await until(lambda: cluster.nodes[3].in_quarantine)
             assert not cluster.nodes[1].in_quarantine
             assert not cluster.nodes[2].in_quarantine
+            await asyncio.sleep(0.1)  # the verdict is stored
             cluster.kill(3)
             node = await cluster.run(3)  # replay may heal the state: nobody can know
             assert node.in_quarantine

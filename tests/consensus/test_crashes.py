@@ -2,13 +2,9 @@ import asyncio
 
 import pytest
 from msgspec.structs import replace
-from raft_harness import FAST, Cluster, until
+from raft_harness import FAST, Cluster, run, until
 
 from blixard.base.errors import BlixardError
-
-
-def run(scenario) -> None:
-    asyncio.run(scenario())
 
 
 def test_acknowledged_writes_survive_a_power_cut_of_all() -> None:

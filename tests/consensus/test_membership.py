@@ -1,13 +1,9 @@
 import asyncio
 
 import pytest
-from raft_harness import Cluster, member, until
+from raft_harness import Cluster, member, run, until
 
 from blixard.base.errors import BlixardError
-
-
-def run(scenario) -> None:
-    asyncio.run(scenario())
 
 
 def test_five_voters_by_joining_one_after_another() -> None:

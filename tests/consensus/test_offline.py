@@ -3,15 +3,11 @@
 import asyncio
 
 import pytest
-from raft_harness import FAST, Cluster, ListMachine
+from raft_harness import FAST, Cluster, ListMachine, run
 
 from blixard.base.errors import BlixardError
 from blixard.consensus.config import RaftConfig
 from blixard.consensus.offline import read_log, replay, start_over
-
-
-def run(scenario) -> None:
-    asyncio.run(scenario())
 
 
 async def recovered(cluster: Cluster, number: int):

@@ -1,7 +1,7 @@
 import asyncio
 
 import pytest
-from raft_harness import Cluster
+from raft_harness import Cluster, run
 
 from blixard.base.errors import BlixardError
 
@@ -14,7 +14,7 @@ def test_single_node_leads_and_applies() -> None:
             assert await leader.propose(b"a", timeout_s=2) == (3, 1)
             assert await node.read_barrier(timeout_s=2) == 3
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
 def test_three_nodes_apply_the_same() -> None:
@@ -28,7 +28,7 @@ def test_three_nodes_apply_the_same() -> None:
             assert [count for _, count in results] == list(range(1, 201))
             await cluster.settled()
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
 def test_follower_refuses_and_names_the_leader() -> None:
@@ -41,4 +41,4 @@ def test_follower_refuses_and_names_the_leader() -> None:
             assert caught.value.code == "NOT_LEADER"
             assert caught.value.details["leader"] == "node1"
 
-    asyncio.run(scenario())
+    run(scenario)

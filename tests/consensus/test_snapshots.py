@@ -1,16 +1,10 @@
-import asyncio
-
 import pytest
 from msgspec.structs import replace
-from raft_harness import FAST, Cluster, until
+from raft_harness import FAST, Cluster, run, until
 
 from blixard.base.errors import BlixardError
 
 SMALL = replace(FAST, snapshot_entries=20, trailing_entries=5, segment_bytes=2048)
-
-
-def run(scenario) -> None:
-    asyncio.run(scenario())
 
 
 async def write(cluster: Cluster, count: int, name: bytes = b"w") -> None:
