@@ -54,17 +54,21 @@ class Room:
     def _take_reserve(self) -> bool:
         if not self._config.reserve_bytes:
             return True
-        file = self._env.disk.open(self._path, create=True)
         try:
-            file.pwrite(0, bytes(self._config.reserve_bytes))
+            self._write_reserve()
         except OSError as error:
             if not is_full(error):
                 self._env.fatal(f"the reserve could not be written: {error}")
             self._env.disk.unlink(self._path)
             return False
+        return True
+
+    def _write_reserve(self) -> None:
+        file = self._env.disk.open(self._path, create=True)
+        try:
+            file.pwrite(0, bytes(self._config.reserve_bytes))
         finally:
             file.close()
-        return True
 
     def ran_out(self) -> None:
         """A write failed for want of room: give the reserve back and refuse new writes."""

@@ -152,11 +152,8 @@ class SnapshotReceiver:
         return f"{self._store.directory}/incoming.tmp"
 
     def _write(self, chunk: Chunk) -> None:
-        file = self._env.disk.open(self._aside, create=True)
         try:
-            if chunk.offset == 0:
-                file.truncate(0)
-            file.pwrite(chunk.offset, chunk.data)
+            self._put(chunk)
         except OSError as error:
             self._from, self._received = ("", 0, 0), 0
             self._env.disk.unlink(self._aside)
@@ -164,9 +161,16 @@ class SnapshotReceiver:
                 self._env.fatal(f"an incoming snapshot could not be written: {error}")
             self._room.ran_out()
             raise BlixardError("DISK_FULL", "no room for the snapshot") from error
+        self._received = chunk.offset + len(chunk.data)
+
+    def _put(self, chunk: Chunk) -> None:
+        file = self._env.disk.open(self._aside, create=True)
+        try:
+            if chunk.offset == 0:
+                file.truncate(0)
+            file.pwrite(chunk.offset, chunk.data)
         finally:
             file.close()
-        self._received = chunk.offset + len(chunk.data)
 
     async def _finish(self, chunk: Chunk) -> None:
         self._finishing = True

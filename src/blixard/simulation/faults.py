@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from blixard.simulation import faults_clocks, faults_disks, faults_hosts, faults_network
+from blixard.simulation import (
+    faults_clocks,
+    faults_disks,
+    faults_guests,
+    faults_hosts,
+    faults_network,
+)
 from blixard.simulation.hands import Hand, Hands, Undo
 from blixard.simulation.planning import Fault, Plan
 from blixard.simulation.world import Host, World
@@ -14,6 +20,7 @@ HANDS: dict[str, Hand] = {
     **faults_network.HANDS,
     **faults_disks.HANDS,
     **faults_clocks.HANDS,
+    **faults_guests.HANDS,
 }
 
 
@@ -31,7 +38,6 @@ class Injector:
         self._world = world
         self._plan = plan
         self._hands = Hands(world, start, broken)
-        self._healed = False
         self.fired: dict[str, int] = {}
 
     def schedule(self) -> None:
@@ -43,7 +49,7 @@ class Injector:
 
     def _begin(self, fault: Fault) -> None:
         world = self._world
-        if self._healed:
+        if self._hands.healed:
             return
         world.note(fault.hosts[0] if fault.hosts else 0, f"fault:{fault.kind}", fault.lasts_ms)
         self.fired[fault.kind] = self.fired.get(fault.kind, 0) + 1
@@ -52,15 +58,16 @@ class Injector:
         world.loop.root.call_at_ns(end_ns, self._end, undo)
 
     def _end(self, undo: Undo) -> None:
-        if not self._healed:
+        if not self._hands.healed:
             undo()
 
     def heal(self) -> None:
         """End every fault: all hosts up, all ways open, all processes running."""
-        self._healed = True
+        self._hands.healed = True
         self._world.note(0, "heal")
         self._world.network.heal()
         for host in self._world.hosts:
             host.image.heal()
+            host.guests.heal()
             host.machine.clock.heal()
             self._hands.bring_back(host)

@@ -26,6 +26,7 @@ class Hands:
         self.world = world
         self.start = start
         self.broken = broken
+        self.healed = False
 
     def host(self, number: int) -> Host:
         """Return a host by its number."""
@@ -46,9 +47,13 @@ class Hands:
             self.start(host)
 
     def after_ms(self, milliseconds: float, action: Callable[..., object], *args: object) -> None:
-        """Do something later."""
+        """Do something later, unless all is healed by then."""
         when_ns = self.world.loop.now_ns + int(milliseconds * 1_000_000)
-        self.world.loop.root.call_at_ns(when_ns, action, *args)
+        self.world.loop.root.call_at_ns(when_ns, self._unless_healed, action, args)
+
+    def _unless_healed(self, action: Callable[..., object], args: tuple[object, ...]) -> None:
+        if not self.healed:
+            action(*args)
 
 
 Hand = Callable[[Hands, Fault], Undo]

@@ -19,6 +19,7 @@ from blixard.simulation.loop import SimHandle
 from blixard.simulation.process import Process
 
 _FIRST_PID = 1000
+BOOT_MEAN_S = 1.5
 
 
 class SimInstance(msgspec.Struct):
@@ -67,7 +68,9 @@ class GuestWorld:
     ) -> None:
         self.machine = machine
         self.instances: dict[str, SimInstance] = {}
-        self.boot_mean_s = 1.5
+        self.boot_mean_s = BOOT_MEAN_S
+        self.deaf = False
+        self.hung: list[str] = []
         self._random = generator
         self._now_ns = now_ns
         self._observer = observer
@@ -84,6 +87,12 @@ class GuestWorld:
         instance = SimInstance(plan=plan, pid=self._pid)
         self.instances[plan.instance_uid] = instance
         return instance
+
+    def heal(self) -> None:
+        """Boots are quick, kills arrive, and guests answer."""
+        self.boot_mean_s = BOOT_MEAN_S
+        self.deaf = False
+        self.hung.clear()
 
     def get(self, uid: str) -> SimInstance:
         """Return an instance. Raises BlixardError GUEST_UNREACHABLE."""
@@ -166,6 +175,7 @@ class GuestWorld:
         return (
             instance is not None
             and instance.state == "running"
+            and uid not in self.hung
             and self._now_ns() >= instance.boots_at_ns
         )
 
@@ -230,8 +240,10 @@ class SimHypervisor:
         self._world.end(instance_uid, code=0)
 
     async def kill(self, instance_uid: str) -> None:
-        """Kill now."""
+        """Kill now; a deaf process does not notice."""
         await self._take(0.005)
+        if self._world.deaf:
+            return
         self._world.end(instance_uid, code=-9)
 
     async def forget(self, instance_uid: str) -> None:

@@ -1,7 +1,9 @@
 """A deterministic asyncio event loop: virtual time in integer nanoseconds, one seeded order.
 
 Within a process callbacks run in the order in which they became ready, as asyncio promises; mode
-``random`` draws which process runs next. Nothing here waits for real time, and nothing that would
+``random`` draws which process runs next, ``pct`` lets the process of the highest drawn priority run
+(Burckhardt et al., ASPLOS 2010: a few points at which the running one falls behind all others find
+bugs that need as many ordered events). Nothing here waits for real time, and nothing that would
 (threads, sockets, child processes, signals) is allowed.
 """
 
@@ -22,10 +24,11 @@ from blixard.simulation.clock import BILLION, HostClock
 from blixard.simulation.forbidden import ClosedWorldLoop, ForbiddenError
 from blixard.simulation.process import PROCESS, Process, ProcessExitError
 
-Mode = Literal["fifo", "random"]
+Mode = Literal["fifo", "random", "pct"]
 MAX_STEPS_PER_INSTANT = 50_000
 _COLLECT_EVERY = 1 << 16
 _COMPACT_AT = 4_096
+PCT_STEPS = 50_000  # change points lie within so many callbacks
 
 
 class LivelockError(RuntimeError):
@@ -75,7 +78,14 @@ class SimHandle(asyncio.TimerHandle):
 class SimLoop(ClosedWorldLoop):
     """The loop; :meth:`run_until` is its engine."""
 
-    def __init__(self, *, order: random.Random, mode: Mode = "fifo", max_steps: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        order: random.Random,
+        mode: Mode = "fifo",
+        max_steps: int = 0,
+        change_points: int = 0,
+    ) -> None:
         self.now_ns = 0
         self.steps = 0
         self.cancelled_timers = 0
@@ -89,7 +99,12 @@ class SimLoop(ClosedWorldLoop):
         self._waiting: list[Process] = []
         self._running = self._closed = self._stopping = False
         self.push = self._push_fifo if mode == "fifo" else self._push_random
-        self._pop = self._ready.popleft if mode == "fifo" else self._pop_random
+        self._pop = {
+            "fifo": self._ready.popleft, "random": self._pop_random, "pct": self._pop_pct,
+        }[mode]  # fmt: skip
+        self._changes = sorted(
+            (order.randrange(PCT_STEPS) for _ in range(change_points)), reverse=True
+        )
         self.root = Process(self, "world", host=0, clock=HostClock())
         self.current = self.root
 
@@ -194,6 +209,23 @@ class SimLoop(ClosedWorldLoop):
             waiting.pop()
         return handle
 
+    def _pop_pct(self) -> SimHandle:
+        waiting = self._waiting
+        place = 0
+        if len(waiting) > 1:
+            for process in waiting:
+                if not process.priority:
+                    process.priority = self._random() + 1e-9
+            place = max(range(len(waiting)), key=lambda i: waiting[i].priority)
+        process = waiting[place]
+        if self._changes and self.steps >= self._changes[-1]:
+            process.priority = -1.0 / len(self._changes)  # below all, and below earlier ones
+            self._changes.pop()
+        handle = process.ready.popleft()
+        if not process.ready:
+            del waiting[place]
+        return handle
+
     # the engine
 
     def run_until(self, end_ns: int, done: asyncio.Future[Any] | None = None) -> None:
@@ -239,6 +271,13 @@ class SimLoop(ClosedWorldLoop):
             handle.when_ns = -1
             self.push(handle)
         return True
+
+    def drop_pending(self, drop: Callable[[SimHandle], bool]) -> int:
+        """Cancel what waits for its time and matches; returns how many."""
+        found = [h for _, _, h in self._heap if h.callback is not None and drop(h)]
+        for handle in found:
+            handle.cancel()
+        return len(found)
 
     def _compact(self) -> None:
         self._heap = [entry for entry in self._heap if entry[2].callback is not None]

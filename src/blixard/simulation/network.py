@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from blixard.simulation.transport import SimTransport
 
 _MILLISECOND = 1_000_000
+
+Frame = tuple[str, str, str, bytes]  # source, target, channel, payload
 
 
 class LinkFaults(msgspec.Struct):
@@ -43,6 +46,8 @@ class Network:
         self._transports: dict[str, SimTransport] = {}
         self._blocked: dict[tuple[str, str], int] = {}
         self._clogged: dict[tuple[str, str], int] = {}
+        self._lag_ns: dict[str, int] = {}
+        self.recorded: deque[Frame] | None = None
         self._last: dict[tuple[str, str], int] = {}
         self.sent = self.lost = self.duplicated = self.reordered = 0
         # Told of everything sent: when, when it arrives (0: never), from, to, what.
@@ -83,8 +88,38 @@ class Network:
         """Hold everything on one direction back until a time."""
         self._clogged[(source, target)] = until_ns
 
+    def lag(self, uid: str, milliseconds: float) -> None:
+        """Add a fixed latency to all that a host sends and gets; 0 takes it back."""
+        if milliseconds:
+            self._lag_ns[uid] = int(milliseconds * _MILLISECOND)
+        else:
+            self._lag_ns.pop(uid, None)
+
+    def reset(self, one: str, other: str) -> int:
+        """Break the connection between two: nothing under way arrives. Returns how much that was.
+
+        Requests go over connections of their own.
+        """
+        uids = (one, other)
+        targets = [t.deliver for uid in uids if (t := self._transports.get(uid)) is not None]
+        return self._loop.drop_pending(
+            lambda handle: handle.callback in targets and handle.args[0] in uids
+        )
+
+    def replay(self, frame: Frame) -> None:
+        """Deliver a message of before again, to whoever has the name now."""
+        source, uid, channel, payload = frame
+        target = self._transports.get(uid)
+        if target is not None and (source, uid) not in self._blocked:
+            self.duplicated += 1
+            target.process.call_at_ns(
+                self._loop.now_ns + _MILLISECOND, target.deliver, source, channel, payload
+            )
+
     def heal(self) -> None:
         """Remove all cuts, clogs and disturbances."""
+        self._lag_ns.clear()
+        self.recorded = None
         self._blocked.clear()
         self._clogged.clear()
         self.faults = LinkFaults()
@@ -105,6 +140,8 @@ class Network:
             self.lost += 1
             self._tell(0, key, channel)
             return
+        if self.recorded is not None:
+            self.recorded.append((source.uid, uid, channel, payload))
         copies = 1
         if faults.duplicate and draw() < faults.duplicate:
             copies = 2
@@ -139,6 +176,8 @@ class Network:
         if draw() < 0.02:
             mean *= 10
         when_ns = self._loop.now_ns + int((faults.latency_min_ms + mean) * _MILLISECOND)
+        if self._lag_ns:
+            when_ns += self._lag_ns.get(key[0], 0) + self._lag_ns.get(key[1], 0)
         if key in self._clogged:
             when_ns = max(when_ns, self._clogged[key])
         if reorder and draw() < reorder:

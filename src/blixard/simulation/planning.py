@@ -14,13 +14,16 @@ import msgspec
 from blixard.base.errors import BlixardError
 
 HOST_KINDS = ("crash", "kill", "pause", "freeze", "blackout")
-NETWORK_KINDS = ("partition", "one_way", "clog", "noise")
+NETWORK_KINDS = (
+    "partition", "one_way", "clog", "noise", "bridge", "swizzle", "flap", "lag", "reset", "replay",
+)  # fmt: skip
 DISK_KINDS = (
     "stall", "full", "little_room", "read_error", "write_error", "sync_error", "misdirect", "rot",
     "lost_disk",
 )  # fmt: skip
 CLOCK_KINDS = ("wall_step", "wall_jump", "wall_freeze")
-KINDS = (*HOST_KINDS, *NETWORK_KINDS, *DISK_KINDS, *CLOCK_KINDS)
+GUEST_KINDS = ("slow_boot", "guest_crash", "guest_hang", "kill_lost")
+KINDS = (*HOST_KINDS, *NETWORK_KINDS, *DISK_KINDS, *CLOCK_KINDS, *GUEST_KINDS)
 STOPS = ("crash", "kill", "freeze", "pause", "read_error", "write_error", "sync_error")
 DAMAGES = ("sync_error", "misdirect", "rot", "lost_disk")  # what a node may have to be replaced for
 MAX_FAULTS = 40
@@ -97,12 +100,13 @@ def _problem(plan: Plan, nodes: int) -> str:
     return ""
 
 
-_HOSTS = {"noise": 0, "blackout": 0, "clog": 2}
+_HOSTS = {"noise": 0, "blackout": 0, "replay": 0, "clog": 2, "flap": 2, "reset": 2}
 
 
 def draw_plan(generator: random.Random, *, nodes: int, begin_ms: int, heal_at_ms: int) -> Plan:
     """Draw which kinds occur, how often, and each fault."""
-    kinds = [kind for kind in KINDS if generator.random() < 0.5] or ["crash"]
+    share = generator.choice((0.15, 0.3, 0.5))
+    kinds = [kind for kind in KINDS if generator.random() < share] or ["crash"]
     mean_gap_ms = generator.choice((1_000, 2_500, 6_000))
     faults: list[Fault] = []
     at_ms = float(begin_ms)
@@ -139,6 +143,7 @@ def _none(_generator: random.Random, _numbers: list[int]) -> tuple[int, ...]:
 
 _WHOM: dict[str, Callable[[random.Random, list[int]], tuple[int, ...]]] = {
     "partition": _some, "one_way": _some, "clog": _two, "noise": _none, "blackout": _none,
+    "swizzle": _some, "flap": _two, "reset": _two, "replay": _none,
 }  # fmt: skip
 
 

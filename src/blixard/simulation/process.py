@@ -29,7 +29,7 @@ class Process:
 
     __slots__ = (
         "_loop", "_prune_at", "alive", "backlog", "clock", "context", "host", "name", "paused",
-        "ready", "tasks",
+        "priority", "ready", "tasks",
     )  # fmt: skip
 
     def __init__(self, loop: SimLoop, name: str, *, host: int, clock: HostClock) -> None:
@@ -39,6 +39,7 @@ class Process:
         self.clock = clock
         self.alive = True
         self.paused = False
+        self.priority = 0.0  # drawn when it is needed
         self.backlog: deque[SimHandle] = deque()
         self.ready: deque[SimHandle] = deque()
         self.tasks: list[asyncio.Task[Any]] = []

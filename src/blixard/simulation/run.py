@@ -95,7 +95,7 @@ class Simulation:
         self.oracles = Oracles()
         self.world = World(
             options.seed, options.nodes, mode=self.knobs.mode, observer=self.oracles,
-            max_steps=_MAX_STEPS,
+            max_steps=_MAX_STEPS, change_points=self.knobs.change_points,
         )  # fmt: skip
         self.world.on_fatal = self.world.loop.stop
         self.world.on_stopped = self._stopped

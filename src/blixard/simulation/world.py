@@ -166,11 +166,20 @@ class World:
     """Everything outside the nodes, from one seed."""
 
     def __init__(
-        self, seed: int, nodes: int, *, mode: Mode, observer: Observer, max_steps: int = 0
+        self,
+        seed: int,
+        nodes: int,
+        *,
+        mode: Mode,
+        observer: Observer,
+        max_steps: int = 0,
+        change_points: int = 0,
     ) -> None:
         self.streams = Streams(seed)
         order = self.streams.get("scheduler")
-        self.loop = SimLoop(order=order, mode=mode, max_steps=max_steps)
+        self.loop = SimLoop(
+            order=order, mode=mode, max_steps=max_steps, change_points=change_points
+        )
         self.trace = Trace()
         self.observer = observer
         self.network = Network(self.loop, self.streams.get("network"), self.trace)

@@ -8,6 +8,7 @@ from blixard.base.errors import BlixardError
 from blixard.consensus import recovery
 from blixard.consensus.config import Member, RaftConfig
 from blixard.consensus.log import GROUP, Log
+from blixard.consensus.room import Room
 from blixard.simulation.damage import Trouble
 from tests.unit.simulation.test_disk import Bench
 
@@ -127,3 +128,17 @@ def test_misdirected_write_is_found_at_the_next_start():
     bench.image.crash()
     with pytest.raises(BlixardError, match="LOG_CORRUPT"):
         bench.payloads()
+
+
+def test_disk_that_takes_no_new_file_refuses_writes_and_no_start():
+    bench = Store()
+    bench.disk.mkdir("raft")
+    room = Room(Env(bench.disk), "raft", RaftConfig(min_free_bytes=0))
+    bench.image.full = True
+    room.start()
+    assert room.full
+    bench.image.full = False
+    room.tick()
+    assert room.full  # it looks again now and then
+    room.start()
+    assert not room.full
