@@ -7,6 +7,7 @@ from tests.simulation.mutants import patched
 
 from blixard.consensus.node import RaftNode
 from blixard.consensus.saving import Saver
+from blixard.simulation.knobs import Knobs
 from blixard.simulation.planning import Fault, Plan
 from blixard.simulation.run import SECOND, Options, Simulation
 
@@ -19,7 +20,9 @@ PATIENCE_NS = 5 * SECOND
 def who_leads(kind, seed, plant=nullcontext):
     """Make the leader's disk sick; return (leader before, leaders some seconds later, report)."""
     # The host that leads is not known before the run: the fault is put on the clock during it.
-    simulation = Simulation(Options(seed=seed, nodes=3, duration_s=30), plan=Plan((), 25_000))
+    simulation = Simulation(
+        Options(seed=seed, nodes=3, duration_s=30), plan=Plan((), 25_000), knobs=Knobs()
+    )
     before, after = [], []
 
     def leaders():
