@@ -39,3 +39,51 @@ def test_failing_seed_prints_its_replay_command():
 @pytest.mark.parametrize("arguments", [(), ("--seed", "1", "--seeds", "1-2"), ("--seeds", "5-1")])
 def test_wrong_seeds_are_a_usage_error(arguments):
     assert run(*arguments).exit_code == 2
+
+
+def call(*arguments):
+    return CliRunner().invoke(sim, arguments, standalone_mode=True)
+
+
+SHORT = ("--seed", "3", "--nodes", "3", "--duration", "10s", "--only", "raft")
+
+
+def test_a_replay_is_the_same_run_and_shows_its_events():
+    seen = call("replay", *SHORT, "--event", "role:leader")
+    assert seen.exit_code == 0
+    first, *_, last = seen.stdout.splitlines()
+    assert "role:leader" in first
+    ran = json.loads(run(*SHORT, "--format", "json").stdout)["seeds"][0]
+    assert ran["trace_hash"] in last
+
+
+def test_a_report_is_one_page_with_the_run_in_it(tmp_path):
+    out = tmp_path / "run.html"
+    assert call("report", *SHORT, "--out", str(out)).exit_code == 0
+    text = out.read_text()
+    data = json.loads(text.partition("const DATA = ")[2].partition(";\n")[0])
+    assert data["hosts"] == ["node-1", "node-2", "node-3"]
+    assert len(data["messages"]) > 100
+    assert any(role == "leader" for _, _, role, _ in data["roles"])
+    assert "http" not in text.replace(text.partition("const DATA = ")[2], "")
+
+
+def test_a_failing_run_shrinks_to_a_file_that_repeats_it(tmp_path):
+    out = tmp_path / "small.json"
+    with forget_a_write():
+        failing = next(
+            seed
+            for seed in range(1, 9)
+            if run("--seed", str(seed), "--only", "raft", "--nodes", "3").exit_code
+        )
+        arguments = ("--seed", str(failing), "--only", "raft", "--nodes", "3", "--tries", "25")
+        shrunk = call("shrink", *arguments, "--out", str(out))
+        again = call("replay", "--plan", str(out))
+    assert shrunk.exit_code == 0, shrunk.output
+    assert again.exit_code == 1
+    assert json.loads(out.read_bytes())["violation"].partition(" at ")[0] in again.stdout
+
+
+def test_a_run_without_a_failure_has_nothing_to_shrink(tmp_path):
+    assert call("shrink", *SHORT, "--out", str(tmp_path / "x")).exit_code != 0
+    assert not (tmp_path / "x").exists()

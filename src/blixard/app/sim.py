@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from blixard.app.sim_explore import explore_command
+from blixard.app.sim_replay import replay_command, report_command, shrink_command
 from blixard.base.errors import EXIT_FAILED
 from blixard.base.units import parse_duration_s
 from blixard.cli.tree import BlixardCommand
@@ -32,7 +33,8 @@ def sim() -> None:
     """
 
 
-sim.add_command(explore_command)
+for command in (explore_command, replay_command, report_command, shrink_command):
+    sim.add_command(command)
 
 
 @sim.command(cls=BlixardCommand)
@@ -70,8 +72,9 @@ def run(
     ]  # fmt: skip
     failed = 0
     reports: list[Report] = []
-    for report in run_all(options, jobs=jobs):
+    for done, report in enumerate(run_all(options, jobs=jobs), 1):
         failed += not report.ok
+        _progress(done, len(options), failed)
         if form == "json":
             reports.append(report)
         else:
@@ -112,12 +115,22 @@ def run_all(options: list[Options], *, jobs: int) -> Iterator[Report]:
         yield from pool.map(simulate, options, chunksize=1)
 
 
+def _progress(done: int, total: int, failed: int) -> None:
+    """Keep one line on a terminal up to date while many seeds run."""
+    if total > 1 and sys.stderr.isatty():
+        end = "" if done < total else "\r\x1b[K"
+        line = f"\r\x1b[K  {done} of {total} seeds, {failed} failed{end}"
+        print(line, end="", file=sys.stderr, flush=True)
+
+
 def _document(reports: list[Report]) -> dict[str, object]:
     ok = all(report.ok for report in reports)
     return {"ok": ok, "seeds": [msgspec.to_builtins(report) for report in reports]}
 
 
 def _show(report: Report) -> None:
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     faults = " ".join(f"{kind}:{count}" for kind, count in report.faults.items()) or "none"
     print(
         f"seed {report.seed:<6} {'ok    ' if report.ok else 'FAILED'} {report.trace_hash[:16]}  "
