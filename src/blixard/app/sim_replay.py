@@ -19,7 +19,7 @@ from blixard.simulation.timeline import page
 
 _CHOICE = (
     click.option("--seed", type=click.IntRange(min=0), help="The run of this seed."),
-    click.option("--plan", "file", type=click.Path(exists=True, dir_okay=False),
+    click.option("--plan", "file", type=click.Path(dir_okay=False),
                  help="The run in this file, as `sim shrink` writes it."),
     click.option("--nodes", type=click.Choice(["3", "5"]), default="5", show_default=True),
     click.option("--duration", default="60s", show_default=True, help="Virtual time of the run."),
@@ -110,7 +110,10 @@ def _record(
     if (seed is None) == (file is None):
         raise click.UsageError("give either --seed N or --plan FILE")
     if file is not None:
-        case = Case.from_json(pathlib.Path(file).read_bytes())
+        try:
+            case = Case.from_json(pathlib.Path(file).read_bytes())
+        except OSError as error:
+            raise BlixardError("INVALID", f"{file}: {error.strerror}") from error
         return record(case.options, case.plan)
     assert seed is not None
     options = Options(
