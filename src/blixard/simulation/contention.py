@@ -22,7 +22,11 @@ Fail = Callable[[str, str], None]
 
 
 class Request(msgspec.Struct):
-    """One request; ``index`` is where it was applied first, 0 if it was not."""
+    """One request; ``index`` is where it was applied first, 0 if it was not.
+
+    ``changed``: its command was carried out there; otherwise the state machine refused it, for
+    what the key held or for its request id, and it has not happened.
+    """
 
     id: str
     client: int
@@ -33,6 +37,7 @@ class Request(msgspec.Struct):
     called: int
     index: int = 0
     applied: int = 0
+    changed: bool = False
     state: str = "open"
 
     def operation(self, ended: int | None, result: object) -> Operation:
@@ -117,11 +122,12 @@ class History:
         self.last_index = index
         request = self._requests.get(request_id)
         if request is not None:
-            if request.state == "refused":
+            if request.state == "refused" and changed:
                 self._fail("refused", f"{request.kind} of {key} was refused, and is applied")
-            if request.index:
+            if request.changed or (request.index and not changed):
                 return  # a repetition: it changes nothing
             request.index, request.applied = index, self._now_ns()
+            request.changed = changed
         if changed:
             self.values[key] = text
             self.keys.setdefault(key, KeyHistory()).versions.append((index, text))
@@ -155,7 +161,7 @@ class History:
     def refuse(self, request: Request) -> None:
         """The client was told that nothing happened."""
         self.refused += 1
-        if request.index:
+        if request.changed:
             self._fail("refused", f"{request.kind} of {request.key} was applied, and is refused")
         request.state = "refused"
         self._close(request, None)
@@ -194,8 +200,8 @@ class History:
         """Check one key; *final*: what was not applied by now never will be."""
         operations = list(known.done)
         for request in known.lost:
-            if request.index:
-                operations.append(request.operation(request.applied, UNKNOWN))
+            if request.changed:
+                operations.append(request.operation(request.applied, True))  # noqa: FBT003
             elif not final:
                 operations.append(request.operation(None, UNKNOWN))
         verdict = check(operations)

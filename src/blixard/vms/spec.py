@@ -209,7 +209,9 @@ class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What the owning node last said; ``console`` holds the last lines after a failure.
+    """What the owning node last said; ``reason`` and ``console`` are of the last failure.
+
+    Both stay until the instance is ready.
 
     ``phases_ms`` is what the last start took, on the node's own clock: ``build`` (the runner is
     built or found), ``prepare`` (tap and stopped hypervisor), ``start`` (guard armed, leader asked,

@@ -410,16 +410,17 @@ class Worker:
         now_ms = self._tools.env.wall_time_ms()
         old, phase = self._status, self._status.phase
         started_at = now_ms if started else (0 if phase in ("Building", "Stopped") else None)
+        trying = phase in ("Failed", "Building", "Starting") and not ready  # the last failure stays
         new = InstanceStatus(
             phase=phase,
             ready=ready,
-            reason=reason,
+            reason=reason or (old.reason if trying else ""),
             restarts=self.history.restarts,
             started_at_ms=old.started_at_ms if started_at is None else started_at,
             ready_at_ms=(old.ready_at_ms or now_ms) if ready else 0,
             pid=pid,
             run=self.assignment.spec.run,
-            console=console if console is not None else (old.console if phase == "Failed" else []),
+            console=console if console is not None else (old.console if trying else []),
             phases_ms=dict(self._phases_ms),
         )
         if new != old or self._path:
