@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 
@@ -45,6 +46,17 @@ def explore(
     progress: Callable[[int, int], None] = lambda _states, _waiting: None,
 ) -> Result:
     """Visit every state of *scope* once; stop at the first violation or at the bound."""
+    # States are tuples of tuples: nothing to collect, and millions to look through.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return _explore(scope, rules, progress)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _explore(scope: Scope, rules: type[Rules], progress: Callable[[int, int], None]) -> Result:
     began = time.perf_counter()
     book = rules()
     model = Model(book, timely=scope.timely, swift=scope.swift)
