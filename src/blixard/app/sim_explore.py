@@ -26,7 +26,7 @@ def explore_command(*, small: bool) -> None:
     states, transitions = sum(r.states for r in results), sum(r.transitions for r in results)
     wrong = sum(bool(r.wrong) for r in results)
     print(f"{states:,} states, {transitions:,} transitions, {wrong} broken promises")
-    if wrong or not all(result.complete for result in results):
+    if wrong:
         sys.exit(EXIT_FAILED)
 
 
