@@ -14,7 +14,7 @@ from blixard.simulation.explore.state import Budget, State, first_state
 
 PROGRESS_EVERY = 20_000
 STATES_MAX = 5_000_000
-BOUNDED = 200_000  # scopes too large to be walked whole in minutes: all short ways, no long ones
+BOUNDED = 200_000  # of scopes too large for minutes: all the short ways are walked
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True):
