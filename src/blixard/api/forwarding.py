@@ -23,6 +23,8 @@ TOGETHER_MAX = 64 << 10  # larger requests gain nothing by waiting for others
 _ELSEWHERE = frozenset({"NOT_LEADER", "UNREACHABLE"})
 READING = frozenset({"GET", "HEAD"})
 _AGAIN = frozenset({"NOT_LEADER", "UNREACHABLE", "TIMEOUT", "NO_QUORUM", "OUTCOME_UNKNOWN"})
+# What says of one attempt that it was not let in, and nothing of an attempt before it.
+_NOT_LET_IN = frozenset({"OVERLOADED", "DISK_FULL", "QUARANTINED"})
 
 Local = Callable[[float], Awaitable[Response]]
 
@@ -55,7 +57,7 @@ class Forwarder:
                     raise self._not_leader()
                 return await self._ask_around(request, deadline, better, alone=alone)
             except BlixardError as error:
-                if error.code not in _AGAIN or request.forwarded:
+                if request.forwarded or _decides(error, last):
                     raise
                 better = str(error.details.get("leader", ""))
                 if error.code == "OUTCOME_UNKNOWN" or last.code != "OUTCOME_UNKNOWN":
@@ -111,7 +113,7 @@ class Forwarder:
                 return decode_response(answer)
             except BlixardError as raised:
                 error = _ambiguous(raised, uid) if request.method not in READING else raised
-                if error.code not in _AGAIN:
+                if _decides(error, last):
                     raise
                 # Once somebody may have taken it, the others cannot say that nobody did.
                 if last.code != "OUTCOME_UNKNOWN" or error.code == "OUTCOME_UNKNOWN":
@@ -126,6 +128,13 @@ class Forwarder:
         others = self._standing.candidates()
         leader = others[0] if others and others[0] != self._standing.own_uid else ""
         return BlixardError("NOT_LEADER", "this node does not lead", details={"leader": leader})
+
+
+def _decides(error: BlixardError, last: BlixardError) -> bool:
+    """Tell whether an error is the answer, after the *last* one that was not."""
+    if last.code == "OUTCOME_UNKNOWN" and error.code in _NOT_LET_IN:
+        return False
+    return error.code not in _AGAIN
 
 
 def _ambiguous(error: BlixardError, uid: str) -> BlixardError:

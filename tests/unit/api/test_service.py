@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from harness import NOW_MS, Node, World, app, load, path, stream_pair
 
 from blixard.api.standing import SubResource
@@ -282,6 +283,27 @@ def test_lost_answer_is_asked_again_under_the_same_id():
         assert answer.status == 201
         meta = load(answer)["metadata"]
         assert (meta["generation"], leader.machine.store.count("App")) == (1, 1)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("code", ["OVERLOADED", "DISK_FULL"])
+@pytest.mark.parametrize(("refusals", "answered"), [(1, 201), (1_000, 504)])
+def test_refused_repetition_says_nothing_of_a_lost_answer(code, refusals, answered):
+    async def main() -> None:
+        world, leader, follower, _ = cluster_of_three()
+        await leader.prepare()
+        world.lose_answers.add("n1")
+        write = asyncio.ensure_future(
+            follower.call("PUT", path(), app(), blixard_timeout="1s" if refusals > 1 else "30s")
+        )
+        while leader.machine.store.get("App", "default", "web") is None:
+            await asyncio.sleep(0.01)
+        leader.raft.fail = [BlixardError(code)] * refusals
+        world.lose_answers.clear()
+        answer = await write
+        assert answer.status == answered
+        assert answered == 201 or load(answer)["code"] == "OUTCOME_UNKNOWN"
 
     asyncio.run(main())
 
