@@ -330,6 +330,10 @@ class Client:
         if key:
             self._headers["authorization"] = f"Bearer {key}"
 
+    def connect(self) -> None:
+        """Connect now, so that a failure is none of a request. Raises OSError."""
+        self._connection.connect()
+
     def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
         """Return status and body. Raises OSError, HTTPException."""
         self._connection.request(method, path, body, self._headers)
