@@ -201,7 +201,7 @@ class History:
         operations = list(known.done)
         for request in known.lost:
             if request.changed:
-                operations.append(request.operation(request.applied, True))  # noqa: FBT003
+                operations.append(request.operation(request.applied, True))
             elif not final:
                 operations.append(request.operation(None, UNKNOWN))
         verdict = check(operations)
