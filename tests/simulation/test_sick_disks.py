@@ -31,7 +31,7 @@ def who_leads(kind, seed, plant=nullcontext):
 
     def sicken():
         before.extend(leaders())
-        simulation.injector._begin(Fault(SICK_MS, kind, LASTS_MS, tuple(before)))
+        simulation.injector.begin(Fault(SICK_MS, kind, LASTS_MS, tuple(before)))
 
     root = simulation.world.loop.root
     root.call_at_ns(SICK_MS * 1_000_000, sicken)

@@ -177,6 +177,7 @@ class DiskImage:
         self.slow_sync_s = 0.05
         self.used = 0
         self.on_sync: Callable[[int, int], None] = lambda _size, _checksum: None
+        self.tap: Callable[[str, str], None] | None = None  # told of each step: (what, path)
 
     def crash(self) -> None:
         """The host lost power: only what is durable, and what luck kept, remains."""
@@ -269,11 +270,12 @@ def _walk(prefix: str, directory: DirectoryNode) -> list[tuple[str, FileNode]]:
 class SimFile:
     """``ports.disk.File`` for one process; a dead process changes nothing any more."""
 
-    __slots__ = ("_disk", "_failed", "_node")
+    __slots__ = ("_disk", "_failed", "_node", "_path")
 
-    def __init__(self, disk: SimDisk, node: FileNode) -> None:
+    def __init__(self, disk: SimDisk, node: FileNode, path: str) -> None:
         self._disk = disk
         self._node = node
+        self._path = path
         self._failed = False
 
     def _usable(self) -> None:
@@ -286,6 +288,7 @@ class SimFile:
         disk, node = self._disk, self._node
         if not disk.process.alive:
             return
+        disk.step("write", self._path)
         image, trouble = disk.image, disk.image.trouble
         if trouble is not None:
             if image.fails(trouble.write_error):
@@ -302,6 +305,7 @@ class SimFile:
         growth = offset + len(data) - len(node.current)
         image.take_room(max(growth, 0))
         node.write((offset, bytes(data)))
+        disk.step("written", self._path)
 
     def pread(self, offset: int, length: int) -> bytes:
         """Read what was written last."""
@@ -328,6 +332,7 @@ class SimFile:
         self._usable()
         node, image = self._node, self._disk.image
         until = node.done + len(node.pending)
+        self._disk.step("sync", self._path)
         await self._disk.wait()
         if image.trouble is not None and image.fails(image.trouble.sync_error):
             self._failed = True
@@ -336,6 +341,7 @@ class SimFile:
         checksum = zlib.crc32(node.current[-64:])
         node.persist(until)
         image.on_sync(len(node.current), checksum)
+        self._disk.step("synced", self._path)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -348,6 +354,11 @@ class SimDisk:
         self.image = image
         self.process = process
         self._now_ns = now_ns
+
+    def step(self, what: str, path: str) -> None:
+        """Tell whoever waits for this moment, who may end the process in it."""
+        if self.image.tap is not None and self.process.alive:
+            self.image.tap(what, path)
 
     async def wait(self) -> None:
         """Take as long as the device does."""
@@ -367,7 +378,7 @@ class SimDisk:
                 directory.change(name, node)
         if isinstance(node, DirectoryNode):
             raise IsADirectoryError(errno.EISDIR, "is a directory", path)
-        return SimFile(self, node)
+        return SimFile(self, node, path)
 
     def exists(self, path: str) -> bool:
         """Tell whether the name exists."""
@@ -398,6 +409,7 @@ class SimDisk:
             raise FileNotFoundError(errno.ENOENT, "no such file", source)
         if not self.process.alive:
             return
+        self.step("rename", target)
         (old_parent, old_name), (parent, name) = _split(source), _split(target)
         destination = self.image.directory(parent)
         self._release(destination.current.get(name))
@@ -406,15 +418,18 @@ class SimDisk:
         else:
             self.image.directory(old_parent).change(old_name, None)
             destination.change(name, node)
+        self.step("renamed", target)
 
     def unlink(self, path: str) -> None:
         """Remove a file; absent is fine."""
         node = self.image.find(path)
         if node is None or not self.process.alive:
             return
+        self.step("unlink", path)
         parent, name = _split(path)
         self._release(node)
         self.image.directory(parent).change(name, None)
+        self.step("unlinked", path)
 
     def _release(self, node: Any) -> None:
         if isinstance(node, FileNode):
@@ -424,11 +439,13 @@ class SimDisk:
         """Make the changes of names before the call durable."""
         directory = self.image.directory(path)
         until = directory.done + len(directory.pending)
+        self.step("sync_dir", path)
         await self.wait()
         trouble = self.image.trouble
         if trouble is not None and self.image.fails(trouble.sync_error):
             raise OSError(errno.EIO, "the simulated disk fails to sync a directory", path)
         directory.persist(until)
+        self.step("synced_dir", path)
 
     def free_bytes(self) -> int:
         """Return the room left."""

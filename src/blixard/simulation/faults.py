@@ -11,7 +11,7 @@ from blixard.simulation import (
     faults_hosts,
     faults_network,
 )
-from blixard.simulation.hands import Hand, Hands, Undo
+from blixard.simulation.hands import Hand, Hands, Undo, nothing
 from blixard.simulation.planning import Fault, Plan
 from blixard.simulation.world import Host, World
 
@@ -44,22 +44,28 @@ class Injector:
         """Put everything on the clock of the world."""
         root = self._world.loop.root
         for fault in self._plan.faults:
-            root.call_at_ns(fault.at_ms * 1_000_000, self._begin, fault)
+            root.call_at_ns(fault.at_ms * 1_000_000, self.begin, fault)
         root.call_at_ns(self._plan.heal_at_ms * 1_000_000, self.heal)
 
-    def _begin(self, fault: Fault) -> None:
+    def begin(self, fault: Fault) -> Undo:
+        """Begin a fault now; it ends after its time, or by what is returned."""
         world = self._world
         if self._hands.healed:
-            return
+            return nothing
         world.note(fault.hosts[0] if fault.hosts else 0, f"fault:{fault.kind}", fault.lasts_ms)
         self.fired[fault.kind] = self.fired.get(fault.kind, 0) + 1
         undo = HANDS[fault.kind](self._hands, fault)
         end_ns = world.loop.now_ns + fault.lasts_ms * 1_000_000
         world.loop.root.call_at_ns(end_ns, self._end, undo)
+        return undo
 
     def _end(self, undo: Undo) -> None:
         if not self._hands.healed:
             undo()
+
+    def bring_back(self, host: Host) -> None:
+        """Bring a host to life, whatever happened to it."""
+        self._hands.bring_back(host)
 
     def heal(self) -> None:
         """End every fault: all hosts up, all ways open, all processes running."""

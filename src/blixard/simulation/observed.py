@@ -52,6 +52,7 @@ class Watch:
         self.history = History(oracles.fail, world.now_ns)
         self._disks = {host.number: DurableLog(host.image) for host in world.hosts}
         self._nothing = DurableLog(DiskImage(random.Random(0)))
+        self.on_raft: Callable[[int, RaftNode], None] = lambda _host, _raft: None
         oracles.disk_of = self._disk_of
 
     def _disk_of(self, raft_id: int) -> DurableLog:
@@ -129,6 +130,7 @@ def watch_raft(raft: RaftNode, machine: StateMachine, host: int, watch: Watch) -
     if raft.applied_index:
         applied(raft.applied_index)
     changed()
+    watch.on_raft(host, raft)
 
 
 _MEMBERS_EVERY = 16

@@ -1,0 +1,54 @@
+"""Every scenario of the table on a seed or two; `blixard sim scenarios` runs the rest."""
+
+import pytest
+from tests.simulation.mutants import acknowledge_before_sync
+
+from blixard.base.errors import BlixardError
+from blixard.simulation.scenarios.stage import Scenario, play
+from blixard.simulation.scenarios.table import BY_NAME, run_scenario
+
+pytestmark = pytest.mark.simulation
+
+
+@pytest.mark.parametrize("name", sorted(BY_NAME))
+def test_scenario_keeps_its_promises(name):
+    report = run_scenario(name, 1)
+    assert report.violations == ()
+    assert all(report.faults.get(what) for what in BY_NAME[name].happens)
+
+
+def test_scenario_repeats_itself():
+    first, second = (run_scenario("restarts/before-save", 3).trace_hash for _ in range(2))
+    assert first == second
+    assert first != run_scenario("restarts/before-save", 4).trace_hash
+
+
+def test_unknown_scenario_is_refused():
+    with pytest.raises(BlixardError, match="there is no scenario"):
+        run_scenario("restarts/never", 1)
+
+
+def test_planted_bug_breaks_a_scenario():
+    with acknowledge_before_sync():
+        assert "durability" in " ".join(run_scenario("restarts/before-save", 1).violations)
+
+
+def waits_in_vain(stage):
+    """A condition that never holds."""
+    stage.until(2, lambda: False, "the end of the world")
+
+
+def does_nothing(_stage):
+    """The counter that has to move does not."""
+
+
+@pytest.mark.parametrize(
+    ("act", "happens", "violation"),
+    [
+        (waits_in_vain, (), "the end of the world, within 2 s"),
+        (does_nothing, ("crash",), "'crash' never happened"),
+    ],
+)
+def test_scenario_that_shows_nothing_fails(act, happens, violation):
+    scenario = Scenario(name="test/none", rows=(), incident="none", act=act, happens=happens)
+    assert violation in " ".join(play(scenario, 1).violations)
