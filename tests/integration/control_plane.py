@@ -182,11 +182,16 @@ class ControlPlane:
         return node
 
     def run(
-        self, node: NodeUnderTest, *words: str, stdin: str = "", timeout_s: float = COMMAND_S
+        self,
+        node: NodeUnderTest,
+        *words: str,
+        stdin: str = "",
+        timeout_s: float = COMMAND_S,
+        environ: dict[str, str] | None = None,
     ) -> Ran:
         done = subprocess.run(
             node.inside(*BLIXARD, *words), input=stdin, capture_output=True, text=True,
-            timeout=timeout_s, env=self.environ, cwd=self.root, check=False,
+            timeout=timeout_s, env=self.environ | (environ or {}), cwd=self.root, check=False,
         )  # fmt: skip
         return Ran(done.returncode, done.stdout, done.stderr)
 

@@ -48,10 +48,19 @@ def test_end_of_input_ends_the_command(asked: NodeUnderTest, name: str) -> None:
 
 @pytest.mark.parametrize("name", INSTANCES)
 def test_node_without_the_state_passes_the_end_on(asked: NodeUnderTest, name: str) -> None:
+    """With its own root's word, a worker reaches the instance that it runs and no other."""
     worker = asked.plane.nodes[1]
     assert not worker.json("cluster", "status")["nodes"][1]["status"].get("voter")
+    places = {
+        i["metadata"]["name"]: i["spec"]["nodeName"]
+        for i in asked.json("get", "instances")["items"]
+    }
     ran = worker.cli("vm", "exec", "--stdin", name, "--", "cat", stdin="hello\n", timeout_s=30)
-    assert ran == (0, "hello\n", "")
+    if places[name] == worker.name:
+        assert ran == (0, "hello\n", "")
+    else:
+        assert ran.code == 4
+        assert "error[FORBIDDEN]" in ran.err
 
 
 @pytest.mark.parametrize("name", INSTANCES)

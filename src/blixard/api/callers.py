@@ -11,8 +11,10 @@ from blixard.cluster.store import Store
 from blixard.security.identity import PeerCertificate, check_valid_now
 from blixard.security.principals import (
     ANONYMOUS,
+    HOME_HINT,
     Principal,
     authorise,
+    concerns,
     from_certificate,
     from_key,
     from_statement,
@@ -37,8 +39,7 @@ def resolve(caller: Caller, store: Store, *, now_ms: int, votes: Votes) -> Princ
     if caller.principal is not None:
         if forwarder is None:
             return caller.principal
-        _check_believed(forwarder, store, votes)
-        return from_statement(caller.principal, forwarder.metadata.name)
+        return _believed(caller.principal, forwarder, store, votes)
     if caller.certificate is None:
         return ANONYMOUS
     check_valid_now(caller.certificate, now_ms)
@@ -56,18 +57,21 @@ def _forwarder(uid: str, store: Store) -> Resource:
     return node
 
 
-def _check_believed(node: Resource, store: Store, votes: Votes) -> None:
-    """Refuse what a node says of its local users where the cluster's policy does."""
+def _believed(said: Principal, node: Resource, store: Store, votes: Votes) -> Principal:
+    """Return what the word of a node counts for by the cluster's policy. Raises FORBIDDEN."""
     config = store.get("ClusterConfig", "", "cluster")
-    policy = config.spec.get("localUsers", "nodes") if config is not None else "nodes"
-    if policy == "nodes" or (policy == "voters" and votes(node.metadata.uid)):
-        return
+    policy = config.spec.get("localUsers", "own") if config is not None else "own"
+    uid, name = node.metadata.uid, node.metadata.name
+    if policy == "nodes" or (policy in {"own", "voters"} and votes(uid)):
+        return from_statement(said, name)
+    if policy == "own":
+        return from_statement(said, name, home=uid)
     who = "nobody's word" if policy == "none" else "the word of voters only"
     raise BlixardError(
         "FORBIDDEN",
-        f"{node.metadata.name} says that a local user of it asks, and localUsers takes {who}",
+        f"{name} says that a local user of it asks, and localUsers takes {who}",
         hint="use an API key or a certificate, or the socket of the leader itself",
-        details={"node": node.metadata.name, "localUsers": str(policy)},
+        details={"node": name, "localUsers": str(policy)},
     )
 
 
@@ -93,3 +97,12 @@ def require(principal: Principal, verb: str, kind: str, namespace: str = "") -> 
     refused = authorise(principal, verb, kind.lower(), namespace)
     if refused is not None:
         raise refused
+
+
+def require_within_reach(principal: Principal, resource: Resource) -> None:
+    """Return if the object concerns the principal. Raises BlixardError FORBIDDEN."""
+    if not concerns(principal, resource):
+        what = f"{resource.kind.lower()}/{resource.metadata.name}"
+        raise BlixardError(
+            "FORBIDDEN", f"{what} is on another node than {principal.node}", hint=HOME_HINT
+        )

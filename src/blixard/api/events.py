@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
 from blixard.api.callers import require
 from blixard.api.documents import Place
-from blixard.api.messages import EVENT_STREAM, Request, Response
+from blixard.api.messages import EVENT_STREAM, Response
 from blixard.api.reading import matches, parse_count, shown
 from blixard.api.standing import Call
 from blixard.api.vigil import RECHECK_S, Check
 from blixard.base.errors import BlixardError, to_body
 from blixard.cluster.kind import Kind
 from blixard.cluster.watch import Change, Subscription
+from blixard.security.principals import concerns
 
 HEARTBEAT_S = 10.0
 HEARTBEAT = b": here\n\n"
 _ENCODER = msgspec.json.Encoder()
+
+Wants = Callable[[Change], bool]
 
 
 def sse_event(event: str, data: str, *, event_id: str = "") -> bytes:
@@ -53,19 +56,31 @@ def watch(call: Call, place: Place, check: Check) -> Response:
         found = store.list(place.kind.name, place.namespace or None)
         first = [Change(r.metadata.revision, "ADDED", r) for r in found]
     subscription = call.cluster.subscribe(revision, (place.kind.name,), place.namespace or None)
-    head = [_event(place.kind, c, "") for c in first if _wants(place, _wanted(request), c)]
+    wants = _wanted(call, place)
+    head = [_event(place.kind, change, "") for change in first if wants(change)]
     start = b"".join([f": from {revision}\n\n".encode(), *head])
-    chunks = _chunks(subscription, start, place, _wanted(request), check)
+    chunks = _chunks(subscription, start, place.kind, wants, check)
     return Response(content_type=EVENT_STREAM, headers={"cache-control": "no-store"}, chunks=chunks)
 
 
-def _wanted(request: Request) -> dict[str, str]:
+def _wanted(call: Call, place: Place) -> Wants:
+    """Return what tells which changes the caller asked for and may see."""
     names = {"labelSelector", "fieldSelector", "filter"}
-    return {k: v for k, v in request.query.items() if k in names}
+    wanted = {k: v for k, v in call.request.query.items() if k in names}
+
+    def wants(change: Change) -> bool:
+        resource = change.resource
+        if place.name and resource.metadata.name != place.name:
+            return False
+        if not concerns(call.principal, resource):
+            return False
+        return not wanted or change.type == "DELETED" or matches(wanted, resource)
+
+    return wants
 
 
 async def _chunks(
-    subscription: Subscription, start: bytes, place: Place, wanted: dict[str, str], check: Check
+    subscription: Subscription, start: bytes, kind: Kind, wants: Wants, check: Check
 ) -> AsyncIterator[bytes]:
     loop = asyncio.get_running_loop()
     sent_at = checked_at = loop.time()
@@ -82,7 +97,7 @@ async def _chunks(
             if now - checked_at >= RECHECK_S:
                 check()
                 checked_at = now
-            data = encode_changes(place, wanted, changes)
+            data = encode_changes(kind, wants, changes)
             if not data and now - sent_at >= HEARTBEAT_S:
                 data = HEARTBEAT
             if data:
@@ -94,20 +109,14 @@ async def _chunks(
         subscription.close()
 
 
-def encode_changes(place: Place, wanted: dict[str, str], changes: list[Change]) -> bytes:
+def encode_changes(kind: Kind, wants: Wants, changes: list[Change]) -> bytes:
     """Return the events of a batch; only the last of one revision carries the id to resume from."""
-    kept = [change for change in changes if _wants(place, wanted, change)]
+    kept = [change for change in changes if wants(change)]
     parts = []
     for number, change in enumerate(kept):
         last = number + 1 == len(kept) or kept[number + 1].revision != change.revision
-        parts.append(_event(place.kind, change, str(change.revision) if last else ""))
+        parts.append(_event(kind, change, str(change.revision) if last else ""))
     return b"".join(parts)
-
-
-def _wants(place: Place, wanted: dict[str, str], change: Change) -> bool:
-    if place.name and change.resource.metadata.name != place.name:
-        return False
-    return not wanted or change.type == "DELETED" or matches(wanted, change.resource)
 
 
 def _event(kind: Kind, change: Change, event_id: str) -> bytes:

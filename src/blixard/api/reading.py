@@ -6,13 +6,14 @@ from typing import Any
 
 import msgspec
 
-from blixard.api.callers import require
+from blixard.api.callers import require, require_within_reach
 from blixard.api.documents import Place
 from blixard.api.messages import Response, json_response
 from blixard.api.standing import Call
 from blixard.base.errors import BlixardError
 from blixard.cluster.kind import Kind
 from blixard.cluster.resources import API_VERSION, Resource
+from blixard.security.principals import concerns
 
 LIMIT_MAX = 10_000
 TERMS_MAX = 16
@@ -79,11 +80,12 @@ def get_one(call: Call, place: Place) -> Response:
 
 
 def find(call: Call, place: Place) -> Resource:
-    """Return the object at *place*. Raises BlixardError NOT_FOUND."""
+    """Return the object at *place*. Raises BlixardError NOT_FOUND, FORBIDDEN."""
     resource = call.cluster.store.get(place.kind.name, place.namespace, place.name)
     if resource is None:
         where = f" in namespace {place.namespace}" if place.namespace else ""
         raise BlixardError("NOT_FOUND", f"{place.kind.name} {place.name!r} does not exist{where}")
+    require_within_reach(call.principal, resource)
     return resource
 
 
@@ -93,7 +95,7 @@ def get_list(call: Call, place: Place) -> Response:
     query, store = call.request.query, call.cluster.store
     limit = parse_count(query.get("limit", ""), "limit", LIMIT_MAX, LIMIT_MAX)
     found = store.list(place.kind.name, place.namespace or None)
-    found = [r for r in found if matches(query, r)]
+    found = [r for r in found if concerns(call.principal, r) and matches(query, r)]
     after = query.get("continue", "")
     if after:
         found = [r for r in found if _position(r) > after]

@@ -25,7 +25,7 @@ from blixard.api.messages import (
 from blixard.api.openapi import openapi
 from blixard.api.routes import DEFAULT_NAMESPACE, HERE, LEADER, Route, Routes
 from blixard.api.standing import Call, Standing, SubCall, SubResource
-from blixard.api.vigil import Check, while_allowed
+from blixard.api.vigil import Check, Contact, while_allowed
 from blixard.api.writing import Writer
 from blixard.base.errors import BlixardError, ErrorBody, from_body, to_body
 from blixard.base.ids import is_ulid
@@ -184,11 +184,18 @@ class ApiService:
         return resolve(request.caller, cluster.store, now_ms=now_ms, votes=self._standing.votes)
 
     def _check(self, call: Call, verb: str, place: Place) -> Check:
-        """Return what judges the caller of a stream anew, by the state as it is then."""
+        """Return what judges the caller of a stream anew, by the state as it is then.
+
+        A node that hears of no leader cannot know who may still do what.
+        """
+        contact = Contact(self._standing.in_touch, asyncio.get_running_loop().time)
 
         def check() -> None:
+            contact.check()
             principal = self._principal(call.request, call.cluster)
             require(principal, verb, place.kind.name, place.namespace)
+            if principal.home != call.principal.home:
+                raise BlixardError("FORBIDDEN", "what the caller may do has changed: ask again")
 
         return check
 
@@ -276,7 +283,9 @@ class ApiService:
         route = self._routes.find(request)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _allowed_s(request)
-        if self._standing.replica() is None:
+        standing = self._standing
+        # Only voters may ask other nodes for the streams of their instances.
+        if standing.replica() is None or not standing.votes(standing.own_uid):
             at_end = route.sub.at_end if route.sub is not None else b""
             return await self._open_elsewhere(request, deadline, at_end)
         await self._fresh(request, deadline)

@@ -31,6 +31,9 @@ class Standing(Protocol):
     def votes(self, uid: str) -> bool:
         """Tell whether the node of that uid votes; False where that is not known."""
 
+    def in_touch(self) -> bool:
+        """Tell whether a leader was heard from within the time of a lease."""
+
     def candidates(self) -> list[str]:
         """Return the uids of nodes to ask, the likely leader first."""
 

@@ -10,7 +10,28 @@ from blixard.base.errors import BlixardError
 
 RECHECK_S = 1.0
 
+SILENCE_MAX_S = 2.0  # after the lease's time, so that a change of leaders ends nothing
+
 Check = Callable[[], None]
+
+
+class Contact:
+    """Ends what goes on at a node that has heard of no leader for too long."""
+
+    def __init__(self, in_touch: Callable[[], bool], now_s: Callable[[], float]) -> None:
+        self._in_touch = in_touch
+        self._now_s = now_s
+        self._heard_s = now_s()
+
+    def check(self) -> None:
+        """Look. Raises BlixardError NO_QUORUM."""
+        now_s = self._now_s()
+        if self._in_touch():
+            self._heard_s = now_s
+        elif now_s - self._heard_s > SILENCE_MAX_S:
+            raise BlixardError(
+                "NO_QUORUM", "this node has lost the leader and cannot tell what is still allowed"
+            )
 
 
 class Presence:

@@ -60,14 +60,14 @@ class ClusterConfigSpec(_Spec, frozen=True, kw_only=True):
     """What holds for the whole cluster; there is one, named ``cluster``.
 
     ``local_users``: which nodes are believed when they pass on a request of a user of their own
-    socket. All of them by default, so that the local root of each is root of the cluster.
+    socket: ``own`` believes voters, and other nodes for what concerns their own instances.
     """
 
     cluster_id: str
     trust_domain: str = ""
     next_raft_id: Annotated[int, Meta(ge=1)] = 1
     voters_max: Literal[1, 3, 5, 7] = 5
-    local_users: Literal["nodes", "voters", "none"] = "nodes"
+    local_users: Literal["nodes", "own", "voters", "none"] = "own"
     feature_level: Annotated[int, Meta(ge=1)] = 1
     overcommit_vcpus: Annotated[float, Meta(ge=1, le=64)] = 4.0
     overcommit_memory: Annotated[float, Meta(ge=0.1, le=16)] = 1.0

@@ -137,7 +137,7 @@ def join_cluster(config: Config, *, token: str, server: str, timeout_s: float) -
             address=member.address,
             raft_id=member.raft_id,
             epoch=0,
-            voter=member.uid != answer.node_uid,
+            voter=member.voter,
         )
         for member in answer.members
     )

@@ -25,12 +25,13 @@ from blixard.images.debian.builder import DebianGuestBuilder
 from blixard.network.linux.backend import LinuxNetwork
 from blixard.node.admission import Admission
 from blixard.node.api import NodeApi
+from blixard.node.entitled import refusal
 from blixard.node.node import Node, NodeConfig, Secrets
 from blixard.placement.choice import VM_ROLE
 from blixard.runtime.disk import RealDisk
 from blixard.runtime.environment import RealEnvironment, make_random, make_spawner
 from blixard.runtime.logs import JsonLog
-from blixard.runtime.transport import MESSAGES_METHOD, GrpcTransport
+from blixard.runtime.transport import GrpcTransport
 from blixard.security import ca
 from blixard.security.identity import PeerCertificate, verify_der
 from blixard.security.principals import ROLE_VIEWER
@@ -130,18 +131,14 @@ class Daemon:
 
     def _authorize(self, uid: str, _epoch: int, method: str) -> BlixardError | None:
         """Judge a peer's call by the state: who it is comes from its certificate."""
-        node = self.node
-        peers = {peer.uid: peer for peer in node.leadership.peers}
-        if node.voter is not None:
-            if node.voter.cluster.store.by_uid(uid) is not None:
-                if method == "raft" and node.voter.raft.membership.by_uid(uid) is None:
-                    return BlixardError("FORBIDDEN", "only members speak Raft")
-                return None
-            if node.voter.raft.membership.by_uid(uid) is not None:
-                return None
-        if uid in peers or (method == MESSAGES_METHOD and not peers):
-            return None
-        return BlixardError("NODE_REMOVED", f"node {uid} is not known here")
+        voter = self.node.voter
+        return refusal(
+            uid,
+            method,
+            peers=self.node.leadership.peers,
+            store=voter.cluster.store if voter is not None else None,
+            membership=voter.raft.membership if voter is not None else None,
+        )
 
     def _check_certificate(self, der: bytes) -> PeerCertificate:
         own = self._tls.identity

@@ -131,6 +131,7 @@ class Admission:
 
 
 def _members(voter: Voter) -> tuple[JoinMember, ...]:
+    voting = {m.uid for m in voter.raft.membership.listed() if not m.learner}
     return tuple(
         JoinMember(
             uid=node.metadata.uid,
@@ -138,6 +139,7 @@ def _members(voter: Voter) -> tuple[JoinMember, ...]:
             address=str(node.spec.get("address", "")),
             api_address=str(node.spec.get("apiAddress", "")),
             raft_id=int(node.spec.get("raftId", 0)),
+            voter=node.metadata.uid in voting,
         )
         for node in voter.cluster.store.list("Node")
     )

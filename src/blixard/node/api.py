@@ -62,6 +62,11 @@ class NodeStanding:
         member = voter.raft.membership.by_uid(uid) if voter is not None else None
         return member is not None and not member.learner
 
+    def in_touch(self) -> bool:
+        """Tell whether the node holds a lease: the leader answered within its time."""
+        link = self._node.link
+        return link.lease.valid(self._node.env.boottime_ns())
+
     def candidates(self) -> list[str]:
         """Return whom to ask, the likely leader first."""
         return self._node.leadership.candidates()

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+MESSAGES = "messages"  # the method that sending on any channel counts as, beside the channel's name
+
 
 class Stream(Protocol):
     """A two-way sequence of byte frames."""

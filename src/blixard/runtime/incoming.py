@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import grpc
 
 from blixard.base.errors import BlixardError
-from blixard.ports.transport import MessageHandler, RequestHandler, StreamHandler
+from blixard.ports.transport import MESSAGES, MessageHandler, RequestHandler, StreamHandler
 from blixard.runtime import wire
 from blixard.runtime.logs import JsonLog
 from blixard.runtime.streams import ServerStream
@@ -18,7 +18,6 @@ from blixard.security import identity
 from blixard.security.identity import PeerCertificate
 
 Authorize = Callable[[str, int, str], BlixardError | None]
-MESSAGES_METHOD = "messages"
 _CERTIFICATES_MAX = 1024
 _STATUS = {"UNAUTHENTICATED": grpc.StatusCode.UNAUTHENTICATED}
 
@@ -132,14 +131,14 @@ class NodeService:
     async def messages(self, _requests: Any, context: Any) -> None:
         """Take the messages of one peer until it or its right to send them ends."""
         try:
-            peer = self._check.checked_peer(context.auth_context(), MESSAGES_METHOD)
+            peer = self._check.checked_peer(context.auth_context(), MESSAGES)
         except BlixardError as error:
             await _abort(context, error)
         await context.write(wire.RECEIPT)
         reading = self._spawner.spawn(
             self._read_messages(peer, context), name=f"messages of {peer.identity.name}"
         )
-        refusal = await self._until_revoked(peer, MESSAGES_METHOD, reading)
+        refusal = await self._until_revoked(peer, MESSAGES, reading)
         if refusal is not None:
             await _abort(context, refusal)
 

@@ -20,14 +20,14 @@ from grpc import aio
 
 from blixard.base.errors import BlixardError
 from blixard.ports.transport import MessageHandler, RequestHandler, Stream, StreamHandler
-from blixard.runtime.incoming import MESSAGES_METHOD, Authorize, NodeService, PeerCheck
+from blixard.runtime.incoming import Authorize, NodeService, PeerCheck
 from blixard.runtime.links import Link, LinkStatus
 from blixard.runtime.logs import JsonLog
 from blixard.runtime.settings import TransportConfig
 from blixard.runtime.tasks import TaskSpawner
 from blixard.security.tls import TlsMaterial
 
-__all__ = ["MESSAGES_METHOD", "GrpcTransport", "LinkStatus", "TransportConfig"]
+__all__ = ["GrpcTransport", "LinkStatus", "TransportConfig"]
 
 _CLOSE_TIMEOUT_S = 5.0
 
@@ -40,7 +40,7 @@ class GrpcTransport:
     """Implements ``ports.transport.Transport``.
 
     *authorize* is asked with (uid, epoch, method) at every call: the name of the request, stream or
-    message channel, and ``MESSAGES_METHOD`` for the message stream itself. After a change of the
+    message channel, and ``MESSAGES`` for the message stream itself. After a change of the
     state that it looks at, call :meth:`recheck`.
     """
 

@@ -76,6 +76,7 @@ class JoinMember(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     address: str
     api_address: str
     raft_id: int
+    voter: bool = False
 
 
 class JoinAnswer(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -18,16 +18,26 @@ from blixard.security.keys import key_id_of, key_matches
 
 PrincipalKind = Literal["root", "user", "node", "key", "anonymous"]
 ROLE_ROOT, ROLE_ADMIN, ROLE_VIEWER, ROLE_NODE, ROLE_NONE = "root", "admin", "viewer", "node", ""
+ROLE_HOME = "home"  # a local user of a worker: what runs there, no more
 ASSIGNABLE_ROLES = (ROLE_ADMIN, ROLE_VIEWER)
+HOME_HINT = (
+    "local users of a node that does not vote reach what runs there only: "
+    "use an API key or a certificate, or the socket of a voter"
+)
 NEVER_BY_WILDCARD = frozenset(
     {"audit:delete", "cluster:recover", "role:bind-any", "secret:read-value", "user:impersonate"}
 )
+_HOME_KINDS = ("instance", "network", "node", "operation")
 _READING = ("get", "list", "logs", "status", "watch")
 ROLES: Mapping[str, frozenset[str]] = {
     ROLE_ROOT: frozenset({"*:*"}) | NEVER_BY_WILDCARD,
     ROLE_ADMIN: frozenset({"*:*"}) | (NEVER_BY_WILDCARD - {"cluster:recover", "audit:delete"}),
     ROLE_VIEWER: frozenset(f"*:{verb}" for verb in _READING),
     ROLE_NODE: frozenset({"cluster:get", "node:get", "node:list"}),
+    ROLE_HOME: frozenset(
+        {"cluster:get", "instance:console", "instance:exec", "instance:logs"}
+        | {f"{kind}:{verb}" for kind in _HOME_KINDS for verb in ("get", "list", "watch")}
+    ),
     ROLE_NONE: frozenset(),
 }
 
@@ -35,7 +45,8 @@ ROLES: Mapping[str, frozenset[str]] = {
 class Principal(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Who asks: ``name`` is a user name, node uid or key id; ``epoch`` belongs to a node.
 
-    ``node`` is the name of the node on whose word alone this is a local user of it.
+    ``node`` is the name of the node on whose word alone this is a local user of it; ``home`` is its
+    uid where that word counts for its own instances only.
     """
 
     kind: PrincipalKind
@@ -43,6 +54,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     role: str = ROLE_NONE
     epoch: int = 0
     node: str = ""
+    home: str = ""
 
     @property
     def actor(self) -> str:
@@ -85,10 +97,22 @@ def from_peer_credentials(
     return Principal(kind="user", name=f"uid-{uid}")
 
 
-def from_statement(said: Principal, node: str) -> Principal:
-    """Return who a local user is of whom the node of that name says that it is there."""
+def from_statement(said: Principal, node: str, *, home: str = "") -> Principal:
+    """Return who a local user is of whom the node of that name says that it is there.
+
+    With the node's uid as *home*, its superuser may do what concerns that node, others nothing.
+    """
     role = ROLE_ROOT if said.kind == "root" else _assignable(said.role)
-    return Principal(kind=said.kind, name=said.name, role=role, node=node)
+    if home:
+        role = ROLE_HOME if said.kind == "root" else ROLE_NONE
+    return Principal(kind=said.kind, name=said.name, role=role, node=node, home=home)
+
+
+def concerns(principal: Principal, resource: Resource) -> bool:
+    """Tell whether the object is within reach: of instances, those at the principal's home."""
+    if not principal.home or resource.kind != "Instance":
+        return True
+    return resource.spec.get("node") == principal.home
 
 
 def from_key(text: str, find: Callable[[str], Resource | None], *, now_ms: int) -> Principal:
@@ -125,10 +149,11 @@ def authorise(principal: Principal, verb: str, kind: str, namespace: str) -> Bli
     if principal.kind == "anonymous":
         return BlixardError("UNAUTHENTICATED", f"{kind}:{verb}{place} needs a certificate or a key")
     granting = [role for role in ASSIGNABLE_ROLES if permits(ROLES[role], kind, verb)]
+    hint = f"roles that grant it: {', '.join(granting)}" if granting else "no role grants it"
     return BlixardError(
         "FORBIDDEN",
         f"{principal.actor} lacks {kind}:{verb}{place}",
-        hint=f"roles that grant it: {', '.join(granting)}" if granting else "no role grants it",
+        hint=HOME_HINT if principal.home else hint,
         details={"permission": f"{kind}:{verb}", "actor": principal.actor, "roles": granting},
     )
 

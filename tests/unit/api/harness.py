@@ -33,6 +33,8 @@ class AppSpec(
 
 TABLE = (*KINDS, Kind(name="App", plural="apps", short=("ap",), spec=AppSpec))
 
+KNOWN = (*TABLE, Kind(name="Instance", plural="instances"))  # as little of it as these tests need
+
 
 class World:
     """What the nodes share: handlers by node, who is cut off."""
@@ -154,12 +156,13 @@ class Node:
         **options: Any,
     ) -> None:
         self.env = FakeEnvironment(world, uid, now_ms)
-        self.machine = shared.machine if shared else ClusterMachine(TABLE)
+        self.machine = shared.machine if shared else ClusterMachine(KNOWN)
         self.raft = shared.raft if shared else Proposer(self.machine)
         self.own_uid, self._leads, self.others = uid, leads, others
+        self.touch = True
         self._cluster = Cluster(self.raft, self.machine, self.env) if replica else None  # type: ignore[arg-type]
         options.setdefault("handlers", ApiHandlers(version={"version": "1"}))
-        self.service = ApiService(self.env, KindTable(TABLE), self, **options)  # type: ignore[arg-type]
+        self.service = ApiService(self.env, KindTable(KNOWN), self, **options)  # type: ignore[arg-type]
         self.service.register()
 
     def replica(self) -> Cluster | None:
@@ -171,18 +174,21 @@ class Node:
     def votes(self, uid: str) -> bool:
         return uid in {"n1", "n2"}
 
+    def in_touch(self) -> bool:
+        return self.touch
+
     def candidates(self) -> list[str]:
         return list(self.others)
 
-    async def prepare(self) -> Node:
+    async def prepare(self, **policy: Any) -> Node:
+        """Fill the state; without a *policy* the word of every node counts in full."""
         ops = [Put(kind="Namespace", namespace="", name="default", spec={}, uid=self.env.new_id())]
         for number in (1, 2, 3):
             spec = {"address": f"host{number}:1", "raftId": number}
             put = Put(kind="Node", namespace="", name=f"node{number}", spec=spec, uid=f"n{number}")
             ops.append(put)
-        config = Put(
-            kind="ClusterConfig", namespace="", name="cluster", spec={"clusterId": "c"}, uid="c"
-        )
+        spec = {"clusterId": "c", "localUsers": "nodes", **policy}
+        config = Put(kind="ClusterConfig", namespace="", name="cluster", spec=spec, uid="c")
         assert self._cluster is not None
         await self._cluster.commit((*ops, config), actor="test", timeout_s=1)
         return self
