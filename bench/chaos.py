@@ -2,7 +2,8 @@
 
 Three daemons in network namespaces, each data directory an ext4 file system of its own on a loop
 device. Rounds of faults, each drawn from the seed; after every round all is healed and the cluster
-must be healthy within a bound. Kinds: SIGKILL and restart; SIGSTOP shorter and longer than the
+must be healthy within a bound. Kinds: SIGKILL and restart, also without room on the disk; a node
+that is away while many write, so that it needs a snapshot; SIGSTOP shorter and longer than the
 election time-out; links cut both ways, inwards, outwards, between one pair, and losing packets
 (nftables in the namespaces); a full file system; a disk that hangs or stutters (the file system is
 frozen); a power cut of one node or of all (what was not synced is gone). At most two nodes have
@@ -16,15 +17,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import heapq
 import http.client
 import itertools
 import json
-import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -34,38 +34,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cluster import Client, Cluster, Fabric, Node, report, run
+import load
+from cluster import Client, Cluster, Fabric, report
+from faults.machine import RULES, Machine
+from faults.plan import ROUND_S, Fault, plan_round
 from history import Keys, Recorder, Talker, judge, read_entries, save
 from powercut import Disk
 
+from blixard.consensus.config import RaftConfig
 from blixard.simulation.models import Operation
 
-CLIENTS = 6
-ROUND_S, QUIET_S = 18.0, 3.0
+CLIENTS, FLOOD_CLIENTS = 6, 8
+SNAPSHOT_ENTRIES = (100, 500, 2_000)
+TRAILING_ENTRIES = RaftConfig().trailing_entries
 HEALTHY_WITHIN_S = 30.0
-BLACKOUT_SHARE, SECOND_LANE_SHARE, LEADER_SHARE = 0.15, 0.5, 0.5
-# Kind: how long it lasts in seconds.
-KINDS: dict[str, tuple[float, float]] = {
-    "kill": (0.1, 5.0),
-    "short stop": (0.05, 0.4),
-    "long stop": (1.5, 6.0),
-    "cut": (0.5, 8.0),
-    "cut inwards": (0.5, 8.0),
-    "cut outwards": (0.5, 8.0),
-    "cut from one": (0.5, 8.0),
-    "loss": (2.0, 8.0),
-    "full disk": (1.0, 6.0),
-    "hung disk": (0.3, 4.0),
-    "slow disk": (2.0, 6.0),
-    "power cut": (0.1, 3.0),
-}
-RULES = {  # In the table of the target's namespace; the other's address is %s.
-    "cut": ("in saddr %s drop", "out daddr %s drop"),
-    "cut inwards": ("in saddr %s drop",),
-    "cut outwards": ("out daddr %s drop",),
-    "cut from one": ("in saddr %s drop", "out daddr %s drop"),
-    "loss": ("in saddr %s numgen random mod 100 < 30 drop",),
-}
 BARS = {
     "not_linearizable": 0,
     "undecided": 0,
@@ -79,142 +61,6 @@ BARS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Fault:
-    """One fault of a round; ``node`` is an index, ``leader`` prefers whoever leads then."""
-
-    at_s: float
-    kind: str
-    node: int
-    lasts_s: float
-    leader: bool
-    other: int = 0
-
-
-def plan_round(draw: random.Random) -> list[Fault]:
-    """Return the faults of one round: never more than two nodes at once, but in a blackout."""
-    if draw.random() < BLACKOUT_SHARE:
-        lasts = draw.uniform(*KINDS["power cut"])
-        return [Fault(draw.uniform(2, 6), "blackout", 0, lasts, leader=False)]
-    nodes = draw.sample(range(3), 3)
-    lanes = 2 if draw.random() < SECOND_LANE_SHARE else 1
-    faults = []
-    for node in nodes[:lanes]:
-        at_s = draw.uniform(0.5, 3)
-        while at_s < ROUND_S - QUIET_S:
-            kind = draw.choice(sorted(KINDS))
-            lasts = min(draw.uniform(*KINDS[kind]), ROUND_S - at_s)
-            leader = lanes == 1 and draw.random() < LEADER_SHARE
-            faults.append(Fault(at_s, kind, node, lasts, leader, draw.randrange(2)))
-            at_s += lasts + draw.uniform(0.3, 4)
-    return sorted(faults, key=lambda fault: fault.at_s)
-
-
-class Machine:
-    """A node with its disk, and the hands that hurt and heal it."""
-
-    def __init__(self, node: Node, disk: Disk) -> None:
-        self.node, self.disk = node, disk
-        self.up = False
-        self.frozen = self.stopped = False
-        self.log_from = 0
-        self.filler = disk.place / "filler"
-
-    @property
-    def whole(self) -> bool:
-        """Whether it runs with a disk that works."""
-        return self.up and not self.frozen and not self.stopped
-
-    def start(self) -> None:
-        self.node.start()
-        self.up = True
-
-    def kill(self) -> None:
-        self.thaw()
-        self.up = False
-        self.node.kill()
-        self.node.kill_guard()
-
-    def lose_power(self) -> Callable[[], None]:
-        """End power; return what takes the disk's image and starts again."""
-        self.thaw()
-        self.up = False
-        self.disk.cut()  # a daemon that meets the dead disk before its end may say so
-        self.kill()
-        self.log_from = (self.node.place / "log").stat().st_size
-
-        def restore() -> None:
-            self.disk.take_copy()
-            self.disk.mount()
-            self.filler.unlink(missing_ok=True)
-            self.start()
-
-        return restore
-
-    def stop(self) -> None:
-        self.node.pause()
-        self.stopped = True
-
-    def resume(self) -> None:
-        if self.stopped:
-            self.node.resume()
-        self.stopped = False
-
-    def freeze(self) -> None:
-        run("fsfreeze", "--freeze", str(self.disk.place))
-        self.frozen = True
-
-    def thaw(self) -> None:
-        if self.frozen:
-            run("fsfreeze", "--unfreeze", str(self.disk.place))
-        self.frozen = False
-
-    def fill(self) -> None:
-        """Take all that is left on the file system."""
-        handle = os.open(self.filler, os.O_CREAT | os.O_WRONLY, 0o600)
-        try:
-            free = os.fstatvfs(handle).f_bavail * os.fstatvfs(handle).f_frsize
-            while free >= 4096:
-                with contextlib.suppress(OSError):  # metadata needs blocks too: try with less
-                    os.posix_fallocate(handle, os.fstat(handle).st_size, free)
-                free = free // 2 // 4096 * 4096
-        finally:
-            os.close(handle)
-
-    def cut(self, kind: str, addresses: list[str]) -> None:
-        self._nft("add table inet chaos")
-        self._nft("add chain inet chaos in { type filter hook input priority 0; }")
-        self._nft("add chain inet chaos out { type filter hook output priority 0; }")
-        for rule, address in itertools.product(RULES[kind], addresses):
-            chain, words = (rule % address).split(" ", 1)
-            self._nft(f"add rule inet chaos {chain} ip {words}")
-
-    def connect(self) -> None:
-        self._nft("add table inet chaos")
-        self._nft("delete table inet chaos")
-
-    def _nft(self, words: str) -> None:
-        run(*self.node.inside("nft", words))
-
-    def heal(self) -> None:
-        """Undo whatever was done, and start the daemon if it is down."""
-        self.thaw()
-        self.resume()
-        self.connect()
-        self.filler.unlink(missing_ok=True)
-        if not self.up:
-            self.start()
-
-    def fatal_lines(self) -> list[str]:
-        """Return what a daemon says only at its own fault."""
-        text = (self.node.place / "log").read_bytes()[self.log_from :].decode(errors="replace")
-        return [
-            f"{self.node.name}: {line[:400]}"
-            for line in text.splitlines()
-            if '"level":"critical"' in line or line.startswith("Traceback")
-        ]
-
-
 class Chaos:
     """One run: machines, clients, the clock of the faults, and what was found wrong."""
 
@@ -225,6 +71,12 @@ class Chaos:
             Machine(node, Disk(place / "images" / f"{node.name}.img", node.data))
             for node in self.cluster.nodes
         ]
+        entries = random.Random(f"{seed}/knobs").choice(SNAPSHOT_ENTRIES)
+        for node in self.cluster.nodes:
+            with open(node.config, "a") as file:
+                file.write(f"[consensus]\nsnapshot_threshold = {entries}\n")
+        self.snapshots_needed = 0
+        self.flood: subprocess.Popen[bytes] | None = None
         self.keys, self.recorder, self.end = Keys(), Recorder(), threading.Event()
         self.talkers: list[Talker] = []
         self.faults: Counter[str] = Counter()
@@ -309,12 +161,15 @@ class Chaos:
             self._stutter(machine, time.monotonic() + fault.lasts_s, fault.lasts_s % 0.3)
         elif fault.kind == "power cut":
             self._after(fault.lasts_s, machine.lose_power())
+        elif fault.kind == "away":
+            self._away(machine, fault.lasts_s)
         else:
             hands = {
                 "kill": (machine.kill, machine.start),
                 "short stop": (machine.stop, machine.resume),
                 "long stop": (machine.stop, machine.resume),
-                "full disk": (machine.fill, lambda: machine.filler.unlink(missing_ok=True)),
+                "full disk": (machine.fill, machine.empty),
+                "kill on a full disk": (machine.restart_full, machine.empty),
                 "hung disk": (machine.freeze, machine.thaw),
             }
             hurt, undo = hands[fault.kind]
@@ -327,6 +182,29 @@ class Chaos:
             others = [others[fault.other]]
         machine.cut(fault.kind, [other.node.address for other in others])
         self._after(fault.lasts_s, machine.connect)
+
+    def _away(self, machine: Machine, lasts_s: float) -> None:
+        """Kill a node, write much, and start it: the others may have dropped what it lacks."""
+        before = self._statuses(0.5)[self.machines.index(machine)]
+        machine.kill()
+        others = [other for other in self.machines if other.whole]
+        if others and (self.flood is None or self.flood.poll() is not None):
+            script = self.place / "flood.lua"
+            script.write_text(load.script("blixard", size=64, keys=20, api_key=self.cluster.key))
+            command = ["wrk", "-t1", f"-c{FLOOD_CLIENTS}", f"-d{round(lasts_s)}s", "-s"]
+            self.flood = subprocess.Popen(
+                [*command, str(script), others[0].node.url],
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+
+        def back() -> None:
+            first = max((s["raft"]["snapshotIndex"] for s in self._statuses(0.5) if s), default=0)
+            if before and first - TRAILING_ENTRIES > before["raft"]["lastIndex"]:
+                self.snapshots_needed += 1
+                self.say(f"{machine.node.name} comes back and needs a snapshot")
+            machine.start()
+
+        self._after(lasts_s, back)
 
     def _stutter(self, machine: Machine, end: float, hang_s: float) -> None:
         """Let a disk hang, and go on for a moment, again and again."""
@@ -475,6 +353,9 @@ class Chaos:
     def close(self) -> None:
         """Leave nothing frozen, running or mounted."""
         self.end.set()
+        if self.flood is not None:
+            self.flood.kill()
+            self.flood.wait()
         for machine in self.machines:
             machine.thaw()
             with contextlib.suppress(ProcessLookupError, AssertionError):
@@ -513,6 +394,7 @@ def carry_out(place: Path, seed: int, minutes: float) -> tuple[dict[str, Any], b
     figures |= {
         "seed": seed,
         "rounds": len(made.rows),
+        "snapshots_needed": made.snapshots_needed,
         "faults": sum(made.faults.values()),
         "acknowledged": made.recorder.outcomes["ok"],
         "refused": made.recorder.outcomes["refused"],

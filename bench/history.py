@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import http.client
+import itertools
 import json
 import random
 import ssl
@@ -248,8 +249,11 @@ def judge(history: list[Operation]) -> tuple[dict[str, Any], list[str]]:
     verdicts = check_keys(history)
     bad = [f"{key}: {verdict.explain()}" for key, verdict in verdicts.items() if verdict.bad]
     undecided = [key for key, verdict in verdicts.items() if not verdict.good and not verdict.bad]
+    writes = sorted(o.ended for o in history if o.ended is not None and o.kind == "write")
+    gaps = [after - before for before, after in itertools.pairwise(writes)]
     figures = {
         "operations": len(history),
+        "longest_gap_s": round(max(gaps, default=0) / 1e9, 1),
         "unknown": sum(o.result is UNKNOWN for o in history),
         "keys": len(verdicts),
         "steps": sum(verdict.steps for verdict in verdicts.values()),

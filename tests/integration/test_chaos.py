@@ -14,12 +14,12 @@ import pytest
 BENCH = pathlib.Path(__file__).parents[2] / "bench"
 sys.path.insert(0, str(BENCH))
 
-from chaos import KINDS, ROUND_S, plan_round
+from faults.plan import KINDS, ROUND_S, plan_round
 from history import judge, load, save
 
 from blixard.simulation.models import Operation
 
-SEED = 4  # its round: kill, short stop, full disk, cut, power cut, cut inwards (twice), loss
+SEED = 45  # its round: kill, power cut, cut outwards, away, cut; on two nodes
 
 
 @pytest.mark.netns
