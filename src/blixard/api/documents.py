@@ -158,6 +158,10 @@ def _read_any(
     if kind is None:
         known = tuple(sorted(k.name for k in kinds.kinds if not k.internal))
         return None, None, [Problem("/kind", f"{name!r} is no kind", known)]
+    if kind.internal:
+        known = tuple(sorted(k.name for k in kinds.kinds if not k.internal))
+        message = f"{kind.name} is written by the cluster itself"
+        return kind, None, [Problem("/kind", message, known)]
     metadata = document.get("metadata")
     named = metadata.get("namespace") if isinstance(metadata, dict) else None
     scope = (named if isinstance(named, str) and named else namespace) if kind.namespaced else ""

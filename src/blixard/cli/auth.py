@@ -7,7 +7,7 @@ import os
 import click
 
 from blixard.base.errors import BlixardError
-from blixard.base.units import parse_duration_s
+from blixard.cli.flags import duration_flag_s
 from blixard.cli.kinds import kind_named
 from blixard.cli.objects import show_objects
 from blixard.cli.output import Object
@@ -35,7 +35,7 @@ def create_key(
     """Make an API key; its secret is shown once."""
     spec: Object = {"role": role}
     if expires:
-        spec["expiresAtMs"] = session.out.now_ms + int(parse_duration_s(expires) * 1000)
+        spec["expiresAtMs"] = session.out.now_ms + int(duration_flag_s("--expires", expires) * 1000)
     body = {
         "apiVersion": "blixard.dev/v1",
         "kind": "ApiKey",

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from blixard.base.errors import BlixardError
-from blixard.base.units import parse_duration_s
 from blixard.cli.auth import write_secret
+from blixard.cli.flags import duration_flag_s
 from blixard.cli.kinds import kind_named
 from blixard.cli.objects import outline
 from blixard.cli.output import Object, name_of
@@ -152,7 +152,7 @@ def add_node(
     output_file: str | None,
 ) -> None:
     """Make a one-time token with which a node joins."""
-    body: Object = {"ttlS": parse_duration_s(expires)}
+    body: Object = {"ttlS": duration_flag_s("--expires", expires)}
     if node_id:
         body["nodeName"] = node_id
     if node_address:

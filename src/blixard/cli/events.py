@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from blixard.base.units import parse_duration_s
+from blixard.cli.flags import duration_flag_s
 from blixard.cli.kinds import Kind, kind_named, split_reference
 from blixard.cli.output import Object
 from blixard.cli.session import Session
@@ -36,7 +36,7 @@ def events(session: Session, about: str | None, since: str | None, follow: bool)
             f"object={kind_named(kind).lower}/{name or '*'}",
         )
     if since:
-        oldest = session.out.now_ms - int(parse_duration_s(since) * 1000)
+        oldest = session.out.now_ms - int(duration_flag_s("--since", since) * 1000)
         found = [e for e in found if time_of(e) >= oldest]
     session.out.show_list(EVENT, sorted(found, key=time_of), revision=revision)
     if session.flags.on("watch"):

@@ -9,8 +9,7 @@ from typing import Any, Self, TextIO
 from urllib.parse import quote
 
 from blixard.base.errors import BlixardError
-from blixard.base.units import parse_duration_s
-from blixard.cli.flags import Flags
+from blixard.cli.flags import Flags, duration_flag_s
 from blixard.cli.kinds import Kind
 from blixard.cli.output import Object, Output
 from blixard.cli.wire import Api
@@ -61,7 +60,7 @@ class Session:
     def timeout_s(self, default: float = DEFAULT_TIMEOUT_S) -> float:
         """Return --timeout in seconds, or *default*."""
         text = self.flags.text("timeout")
-        seconds = parse_duration_s(text) if text else default
+        seconds = duration_flag_s("--timeout", text) if text else default
         if seconds <= 0:
             raise BlixardError("USAGE", "--timeout must be longer than nothing")
         return seconds

@@ -112,6 +112,10 @@ def create(session: Session, /, **options: Any) -> None:
         raise BlixardError(
             "NIX_UNAVAILABLE", f"{options['nix_file']} is a Nix file, and Nix is not available here"
         )
+    if not (options["image"] or options["packages"] or options["services"]):
+        raise BlixardError(
+            "USAGE", "a VM needs an image or packages", hint="--packages nginx, or --image NAME"
+        )
     name = options["name"]
     body = {
         "apiVersion": "blixard.dev/v1",
@@ -162,10 +166,18 @@ def recipe_of(packages: str | None, services: tuple[str, ...]) -> Object:
     """Return the recipe that --packages and --service say; empty if neither was given."""
     named = [p.strip() for p in (packages or "").split(",") if p.strip()]
     commands = [
-        {"name": name, "command": shlex.split(text)}
+        {"name": name, "command": _words(name, text)}
         for name, text in pairs(services, "--service").items()
     ]
     return {key: value for key, value in (("packages", named), ("services", commands)) if value}
+
+
+def _words(name: str, text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        message = f"--service {name}: {error} in {text!r}"
+        raise BlixardError("USAGE", message, hint="quote as in a shell") from error
 
 
 def _readiness(options: dict[str, Any]) -> Object:

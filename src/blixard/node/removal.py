@@ -31,6 +31,11 @@ def removal_step(
     if node is None:
         return RemovalStep(kind="done", message="the node is removed")
     if not node.status.get("removing"):
+        if not _stays(store, node):
+            return RemovalStep(
+                kind="failed",
+                message=f"{node.metadata.name} is the last node that stays: add another one first",
+            )
         return RemovalStep(kind="mark", message="no new instances are placed there")
     lost = node.status.get("state") == "Lost"
     left = [
@@ -47,3 +52,12 @@ def removal_step(
     if node.spec.get("raftId") in raft_ids:
         return RemovalStep(kind="leave", message="leaving the voters")
     return RemovalStep(kind="delete", message="forgetting the node")
+
+
+def _stays(store: Store, going: Resource) -> bool:
+    """Tell whether another node is there that is not on its way out itself."""
+    return any(
+        not node.status.get("removing")
+        for node in store.list("Node")
+        if node.metadata.uid != going.metadata.uid
+    )

@@ -112,6 +112,13 @@ def test_internal_kinds_are_not_written_by_clients():
     async def test(node: Node) -> None:
         body = {"spec": {"address": "a:1", "raftId": 3}}
         assert load(await node.call("PUT", "/v1/nodes/n9", body))["code"] == "FORBIDDEN"
+        applied = load(await node.call("POST", "/v1/apply", [{"kind": "Node", "spec": {}}]))
+        problem = applied["problems"][0]
+        assert (problem["pointer"], problem["message"]) == (
+            "/0/kind",
+            "Node is written by the cluster itself",
+        )
+        assert len(applied["problems"]) == 1
 
     run(test)
 

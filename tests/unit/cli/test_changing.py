@@ -57,6 +57,25 @@ def test_create_with_service_and_labels(cli):
     ]
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("vm", "create", "x"), "a VM needs an image or packages"),
+        (("vm", "create", "x", "--service", "a=echo 'b"), "--service a: No closing quotation"),
+        (("get", "vms", "--timeout", "soon"), "--timeout: 'soon' is no duration"),
+        (("events", "--since", "never"), "--since: 'never' is no duration"),
+        (("auth", "create-key", "--name", "a", "--expires", "x"), "--expires: 'x' is no duration"),
+        (("cluster", "add-node", "--expires", "x"), "--expires: 'x' is no duration"),
+    ],
+)
+def test_wrong_flag_is_named_before_anything_is_asked_for(cli, words, said):
+    ran = cli(*words)
+    assert (ran.code, "error[USAGE]" in ran.err) == (2, True), ran.err
+    assert said in ran.err
+    assert "hint: " in ran.err
+    assert not [method for method, *_ in cli.api.calls if method != "GET"]
+
+
 @pytest.mark.parametrize("flag", ["--config", "--microvm-config"])
 def test_nix_file_is_refused_by_name(cli, flag):
     ran = cli("vm", "create", "web", flag, "webapp.nix")
