@@ -7,11 +7,10 @@ import os
 import click
 
 from blixard.base.errors import BlixardError
-from blixard.cli.flags import duration_flag_s
 from blixard.cli.kinds import kind_named
 from blixard.cli.objects import show_objects
 from blixard.cli.output import Object
-from blixard.cli.session import Session
+from blixard.cli.session import Session, duration_flag_s
 from blixard.cli.tree import command
 
 KEY = kind_named("apikey")

@@ -8,11 +8,10 @@ import click
 
 from blixard.base.errors import BlixardError
 from blixard.cli.auth import write_secret
-from blixard.cli.flags import duration_flag_s
 from blixard.cli.kinds import kind_named
 from blixard.cli.objects import outline
 from blixard.cli.output import Object, name_of
-from blixard.cli.session import Session
+from blixard.cli.session import Session, duration_flag_s
 from blixard.cli.tree import command
 
 NODE = kind_named("node")

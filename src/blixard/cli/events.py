@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import click
 
-from blixard.cli.flags import duration_flag_s
 from blixard.cli.kinds import Kind, kind_named, split_reference
 from blixard.cli.output import Object
-from blixard.cli.session import Session
+from blixard.cli.session import Session, duration_flag_s
 from blixard.cli.tree import command
 
 EVENT = kind_named("event")

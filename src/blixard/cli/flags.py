@@ -10,9 +10,6 @@ from typing import Any
 
 import click
 
-from blixard.base.errors import BlixardError
-from blixard.base.units import parse_duration_s
-
 FORMATS = ("table", "wide", "json", "yaml", "name")
 
 # name, spellings, help, kind of value ("flag", "text", "repeat", "format")
@@ -155,11 +152,3 @@ class Flags:
 
 def _truthy(text: str) -> bool:
     return text.lower() in ("1", "true", "yes", "on")
-
-
-def duration_flag_s(flag: str, text: str) -> float:
-    """Return the seconds that a flag says. Raises BlixardError USAGE, which names the flag."""
-    try:
-        return parse_duration_s(text)
-    except BlixardError as error:
-        raise BlixardError("USAGE", f"{flag}: {error.message}", hint="for example 30s") from error

@@ -9,7 +9,8 @@ from typing import Any, Self, TextIO
 from urllib.parse import quote
 
 from blixard.base.errors import BlixardError
-from blixard.cli.flags import Flags, duration_flag_s
+from blixard.base.units import parse_duration_s
+from blixard.cli.flags import Flags
 from blixard.cli.kinds import Kind
 from blixard.cli.output import Object, Output
 from blixard.cli.wire import Api
@@ -203,3 +204,11 @@ def without_status(resource: Object) -> Object:
         "metadata": kept,
         "spec": resource.get("spec", {}),
     }
+
+
+def duration_flag_s(flag: str, text: str) -> float:
+    """Return the seconds that a flag says. Raises BlixardError USAGE, which names the flag."""
+    try:
+        return parse_duration_s(text)
+    except BlixardError as error:
+        raise BlixardError("USAGE", f"{flag}: {error.message}", hint="for example 30s") from error
