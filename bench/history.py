@@ -29,12 +29,13 @@ import msgspec
 from cluster import Client, Node, report
 
 from blixard.simulation.linearizability import check_keys
-from blixard.simulation.models import UNKNOWN, Operation
+from blixard.simulation.models import UNKNOWN, Kind, Operation
 
 SLOTS = 3
 OPERATIONS_PER_KEY, UNKNOWNS_PER_KEY = 300, 10
 TIMEOUT_S = 3.0
 MEAN_GAP_S = 0.05
+LOYALTY, LOOK_AT_ONCE = 0.7, 0.3
 PREFIX = "chaos"
 # The server's word that nothing was done, and never will be.
 NOT_DONE = frozenset({"NOT_LEADER", "NO_QUORUM", "OVERLOADED", "DISK_FULL", "QUARANTINED"})
@@ -112,7 +113,7 @@ class Recorder:
 
 
 class Talker(threading.Thread):
-    """One client: reads, writes, cas and adds, over one connection to one node at a time."""
+    """One client: reads, writes, cas and adds; mostly at one node, now and then at another."""
 
     def __init__(
         self, number: int, seed: int, nodes: list[Node], access: tuple[ssl.SSLContext, str],
@@ -123,7 +124,7 @@ class Talker(threading.Thread):
         self.keys, self.recorder, self.stopped = shared
         self.random = random.Random(f"{seed}/{number}")
         self.node = nodes[number % len(nodes)]
-        self.client: Client | None = None
+        self.clients: dict[str, Client] = {}
         self.seen: dict[str, tuple[int | None, int]] = {}
 
     def run(self) -> None:
@@ -132,36 +133,34 @@ class Talker(threading.Thread):
                 self._add()
             else:
                 self._one(self.keys.draw(self.random))
-        if self.client is not None:
-            self.client.close()
+        for client in self.clients.values():
+            client.close()
 
     def _ask(self, method: str, path: str, value: int | None = None) -> tuple[str, Any]:
         """Return outcome and body; the outcome is ok, unknown, or the code of a refusal."""
+        node = self.node if self.random.random() < LOYALTY else self.random.choice(self.nodes)
         try:
-            if self.client is None:
+            if node.name not in self.clients:
                 context, key = self.access
-                self.client = Client(self.node.url, context, key=key, timeout_s=TIMEOUT_S)
-                self.client.connect()
+                client = Client(node.url, context, key=key, timeout_s=TIMEOUT_S)
+                client.connect()
+                self.clients[node.name] = client
         except TROUBLE:
-            self._elsewhere()
+            self.node = self.random.choice(self.nodes)
             return "NOT_SENT", None
         body = None if value is None else json.dumps({"value": str(value)}).encode()
         try:
-            status, answer = self.client.ask(method, path, body)
+            status, answer = self.clients[node.name].ask(method, path, body)
         except TROUBLE:
-            self._elsewhere()
+            self.clients.pop(node.name).close()
+            self.node = self.random.choice(self.nodes)
             return "unknown", None
         if status in {200, 201}:
             return "ok", answer
         code = str(answer.get("code", "")) if isinstance(answer, dict) else f"HTTP {status}"
         if code in NOT_DONE and self.random.random() < 0.3:
-            self._elsewhere()
+            self.node = self.random.choice(self.nodes)
         return "unknown" if code in MAYBE_DONE else code, answer
-
-    def _elsewhere(self) -> None:
-        if self.client is not None:
-            self.client.close()
-        self.client, self.node = None, self.random.choice(self.nodes)
 
     def _add(self) -> None:
         """Write a key of its own, once."""
@@ -174,12 +173,16 @@ class Talker(threading.Thread):
             self._refused(outcome, f"add {key}")
 
     def _one(self, key: str) -> None:
-        before, kind = self.seen.get(key), "read"
         drawn = self.random.random()
-        if drawn < 0.3:
-            kind = "write"
-        elif drawn < 0.6 and before is not None:
-            kind = "cas"
+        kind: Kind = "write" if drawn < 0.3 else "cas" if drawn < 0.6 else "read"
+        if kind == "cas" and key not in self.seen:
+            kind = "read"
+        self._do(kind, key)
+        if kind != "read" and self.random.random() < LOOK_AT_ONCE:
+            self._do("read", key)
+
+    def _do(self, kind: Kind, key: str) -> None:
+        before = self.seen.get(key)
         value = None if kind == "read" else self.keys.value()
         path = f"/v1/kv/{key}"
         if kind == "cas":
@@ -218,7 +221,7 @@ class Talker(threading.Thread):
     def _refused(self, outcome: str, what: str) -> None:
         known = outcome in NOT_DONE or outcome in {"NOT_SENT", "unknown"}
         if not known:
-            self.recorder.wonder(f"client {self.number} at {self.node.name}: {what}: {outcome}")
+            self.recorder.wonder(f"client {self.number}: {what}: {outcome}")
         self.recorder.count(outcome if outcome == "unknown" else "refused")
 
 

@@ -27,6 +27,7 @@ class Machine:
         self.up = False
         self.frozen = self.stopped = False
         self.log_from = 0
+        self.said: list[str] = []
         self.filler = disk.place / "filler"
 
     @property
@@ -48,6 +49,7 @@ class Machine:
         """End power; return what takes the disk's image and starts again."""
         self.thaw()
         self.up = False
+        self.fatal_lines()
         self.disk.cut()  # a daemon that meets the dead disk before its end may say so
         self.kill()
         self.log_from = (self.node.place / "log").stat().st_size
@@ -124,10 +126,10 @@ class Machine:
             self.start()
 
     def fatal_lines(self) -> list[str]:
-        """Return what a daemon says only at its own fault."""
-        text = (self.node.place / "log").read_bytes()[self.log_from :].decode(errors="replace")
-        return [
-            f"{self.node.name}: {line[:400]}"
-            for line in text.splitlines()
-            if '"level":"critical"' in line or line.startswith("Traceback")
-        ]
+        """Return what the daemon said so far that it says only at its own fault."""
+        data = (self.node.place / "log").read_bytes()
+        for line in data[self.log_from :].decode(errors="replace").splitlines():
+            if '"level":"critical"' in line or line.startswith("Traceback"):
+                self.said.append(f"{self.node.name}: {line[:400]}")
+        self.log_from = len(data)
+        return self.said
