@@ -97,6 +97,12 @@ class FileNode:
         self.pending.clear()
         self.current = bytearray(self.durable)
 
+    def lose_unsynced(self) -> None:
+        """Forget all that is pending."""
+        self.done += len(self.pending)
+        self.pending.clear()
+        self.current = bytearray(self.durable)
+
     def misdirect(self, operation: Operation) -> None:
         """Write where it was asked as far as reads can tell, and too early in the file really."""
         apply_operation(self.current, operation)
@@ -147,6 +153,14 @@ class DirectoryNode:
         self.current = dict(self.durable)
         for name in sorted(self.current):
             self.current[name].crash(generator)
+
+    def lose_unsynced(self) -> None:
+        """Forget all that is pending, here and below."""
+        self.done += len(self.pending)
+        self.pending.clear()
+        self.current = dict(self.durable)
+        for name in sorted(self.current):
+            self.current[name].lose_unsynced()
 
 
 Node = FileNode | DirectoryNode
@@ -209,6 +223,14 @@ class DiskImage:
             self.hurt = True
             return True
         return False
+
+    def cut_short(self, chance: float) -> bool:
+        """Draw whether a read returns less than it was asked for, which is no failure."""
+        return bool(chance) and self.generator.random() < chance
+
+    def lose_unsynced(self) -> None:
+        """Keep nothing that was not synced: a crash right after it has no luck to hand out."""
+        self.root.lose_unsynced()
 
     def files(self) -> list[tuple[str, FileNode]]:
         """Return all files by path."""
@@ -313,6 +335,8 @@ class SimFile:
         trouble = self._disk.image.trouble
         if trouble is not None and self._disk.image.fails(trouble.read_error):
             raise OSError(errno.EIO, "the simulated disk fails to read")
+        if trouble is not None and length > 1 and self._disk.image.cut_short(trouble.short_read):
+            length = length // 2
         return bytes(self._node.current[offset : offset + length])
 
     def truncate(self, size: int) -> None:

@@ -131,10 +131,15 @@ class Simulation:
         try:
             await app.run()
         except BlixardError as error:
-            hurt = host.image.hurt and error.code in _MAY_STOP
-            if not hurt and not (host.image.no_room and error.code == "DISK_FULL"):
+            if not self._excused(host, error.code):
                 raise
             self.world.stopped(daemon.process, error.code)
+
+    def _excused(self, host: Host, code: str) -> bool:
+        """Tell whether a daemon may refuse to start, or stop, with this error."""
+        if host.image.hurt and code in _MAY_STOP:
+            return True
+        return host.image.no_room and code == "DISK_FULL"
 
     def _stopped(self, host: Host, code: str) -> None:
         """Start the daemon again as a service manager does; have a damaged node replaced."""

@@ -30,8 +30,11 @@ from blixard.simulation.world import Host
 _FORM_S = 30.0
 _LEADER_S = 10.0
 _HEALED_S = 3.0
+_CAUGHT_UP_S = 45.0  # a snapshot may be under way to a node that is gone: its request has 10 s
 _NEVER_MS = 10**12
 _ADMIN = 91
+_NEAR = 10
+_VMS = 3  # that the operator of a run declares
 
 T = TypeVar("T")
 
@@ -52,7 +55,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     happens: tuple[str, ...] = ()
     nodes: int = 3
     node: bool = False
-    clients: int = 5
+    clients: int = 3
     config: RaftConfig | None = None
     prepare: Callable[[Stage], None] | None = None
     ends: Literal["power loss", "healed", "open"] = "power loss"
@@ -82,6 +85,7 @@ class Stage(Simulation):
         self.configs: dict[int, RaftConfig] = {}  # host number -> its own settings
         self._moments = {host.number: Moments(host) for host in self.world.hosts}
         self._admin: SimEnvironment | None = None
+        self._may_stop: list[tuple[int, str]] = []
         self.watch.on_raft = self._follow
 
     def _make(self, host: Host, hosts: list[Host], watch: Watch) -> App:
@@ -91,6 +95,13 @@ class Stage(Simulation):
 
     def _follow(self, raft_id: int, raft: RaftNode) -> None:
         self._moments[self.world.host_of(raft_id).number].follow(raft)
+
+    def may_stop(self, host: Host, code: str) -> None:
+        """Excuse a daemon that refuses to start, or stops, with an error."""
+        self._may_stop.append((host.number, code))
+
+    def _excused(self, host: Host, code: str) -> bool:
+        return (host.number, code) in self._may_stop or super()._excused(host, code)
 
     # phases
 
@@ -132,6 +143,7 @@ class Stage(Simulation):
         if not self._repaired():
             raise StageOverError
         self.writes(1, within_s=_HEALED_S)
+        self.until(_CAUGHT_UP_S, lambda: all(map(self.near, self.world.hosts)), "all catch up")
 
     def counted(self) -> dict[str, int]:
         """Return what happened, and how often: faults, moments, and what the oracles saw."""
@@ -206,6 +218,20 @@ class Stage(Simulation):
     def follower(self) -> Host:
         """Draw one host that does not lead."""
         return self.draw.choice(self.others(self.leader()))
+
+    def guests_ready(self) -> bool:
+        """Tell whether every VM that is wanted has all its replicas ready, as the leader knows."""
+        if not self.leaders():
+            return False
+        voter = self.node(self.leaders()[0]).node.voter
+        return voter is not None and len(voter.machine.store.list("VM")) == _VMS and self._settled()
+
+    def near(self, host: Host) -> bool:
+        """Tell whether a host has applied almost all that the leader has."""
+        raft = self.apps[host.number].raft
+        if host.daemon is None or raft is None or not self.leaders():
+            return False
+        return raft.applied_index + _NEAR >= self.raft(self.leaders()[0]).applied_index > 0
 
     def another_leads(self, old: Host) -> bool:
         """Tell whether a host other than *old* leads."""

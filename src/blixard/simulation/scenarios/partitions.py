@@ -1,0 +1,180 @@
+"""Ways between hosts that are cut, one-way, flapping, slow, or tell old stories again."""
+
+from __future__ import annotations
+
+from blixard.simulation.network import LinkFaults
+from blixard.simulation.scenarios.stage import Scenario, Stage
+
+_MOMENT_S = 20.0
+
+
+def minority_leader(stage: Stage) -> None:
+    """The leader is cut off with a minority; the others elect, and take writes."""
+    for _ in range(2):
+        leader = stage.leader()
+        beside = stage.draw.choice(stage.others(leader))
+        heal = stage.fault("partition", leader, beside)
+        stage.until(_MOMENT_S, lambda old=leader: stage.another_leads(old), "another leads")  # type: ignore[misc]
+        stage.writes(5, within_s=_MOMENT_S)
+        stage.run_for(stage.draw.choice((0.5, 5.0)))
+        heal()
+        stage.run_for(3)
+
+
+def leader_not_heard(stage: Stage) -> None:
+    """What the leader sends does not arrive, while it hears all the others."""
+    leader = stage.leader()
+    stage.fault("one_way", leader)
+    stage.until(_MOMENT_S, lambda: stage.another_leads(leader), "another leads")
+    stage.writes(5, within_s=_MOMENT_S)
+
+
+def leader_does_not_hear(stage: Stage) -> None:
+    """The leader is heard by all, and hears nobody: it must not keep them from electing."""
+    leader = stage.leader()
+    stage.fault("one_way", *stage.others(leader))
+    stage.until(_MOMENT_S, lambda: stage.another_leads(leader), "another leads")
+    stage.writes(5, within_s=_MOMENT_S)
+
+
+def bridge(stage: Stage) -> None:
+    """Two halves do not see each other, one node sees both: it makes a majority, writes go on."""
+    for _ in range(3):
+        middle = stage.draw.choice(stage.world.hosts)
+        heal = stage.fault("bridge", middle)
+        stage.run_for(3)
+        stage.writes(5, within_s=_MOMENT_S)
+        heal()
+        stage.run_for(1)
+
+
+def one_way_between_two(stage: Stage) -> None:
+    """One way of one pair is cut for long, whoever leads; writes go on."""
+    for _ in range(4):
+        one, other = stage.draw.sample(stage.world.hosts, 2)
+        stage.world.network.block(one.uid, other.uid)
+        stage.happened("one way of a pair cut")
+        stage.run_for(3)
+        stage.writes(3, within_s=_MOMENT_S)
+        stage.world.network.unblock(one.uid, other.uid)
+
+
+def flapping(stage: Stage) -> None:
+    """The way between the leader and a follower comes and goes several times a second."""
+    for strength in (0.05, 0.3, 0.9):
+        leader = stage.leader()
+        stage.fault("flap", leader, stage.follower(), lasts_s=8, strength=strength)
+        stage.run_for(8)
+        stage.writes(3, within_s=_MOMENT_S)
+
+
+def swizzle(stage: Stage) -> None:
+    """Hosts are cut off one by one until all are alone, and come back in another order."""
+    for _ in range(2):
+        stage.fault("swizzle", *stage.world.hosts, lasts_s=8)
+        stage.run_for(9)
+        stage.writes(3, within_s=_MOMENT_S)
+
+
+def held_back(stage: Stage) -> None:
+    """One direction holds its messages back over a minute and two elections, then delivers all."""
+    for lasts_s in (5, 60):
+        leader = stage.leader()
+        stage.fault("clog", leader, stage.follower(), lasts_s=lasts_s)
+        stage.run_for(2)
+        stage.fault("kill", leader, lasts_s=3)
+        stage.until(_MOMENT_S, lambda old=leader: stage.another_leads(old), "another leads")  # type: ignore[misc]
+        stage.run_for(lasts_s)
+        stage.writes(3, within_s=_MOMENT_S)
+
+
+def replayed(stage: Stage) -> None:
+    """All that was said in a term is said again in the next ones, in another order."""
+    for _ in range(3):
+        leader = stage.leader()
+        stage.fault("replay", *stage.world.hosts, lasts_s=8)
+        stage.run_for(2)
+        stage.fault("pause", leader, lasts_s=4)
+        stage.until(_MOMENT_S, lambda old=leader: stage.another_leads(old), "another leads")  # type: ignore[misc]
+        stage.run_for(8)
+    stage.writes(3, within_s=_MOMENT_S)
+
+
+def late_by_a_minute(stage: Stage) -> None:
+    """A third of all messages is doubled, a third comes up to a minute late."""
+    stage.world.network.faults = LinkFaults(duplicate=0.33, reorder=0.33, reorder_ms=60_000)
+    stage.run_for(20)
+    network = stage.world.network
+    stage.expect(network.duplicated > 100 < network.reordered, "messages are late and doubled")
+    stage.happened("messages late")
+    stage.world.network.faults = LinkFaults()
+    stage.run_for(60)
+
+
+def guests_under_partition(stage: Stage) -> None:
+    """Each host of a cluster that runs VMs is cut off in turn; none of them runs twice."""
+    stage.until(60, stage.guests_ready, "the VMs run")
+    for host in stage.world.hosts:
+        heal = stage.fault("partition", host)
+        stage.run_for(20)
+        heal()
+        stage.until(60, stage.guests_ready, "the VMs run again")
+
+
+SCENARIOS = (
+    Scenario(
+        name="partitions/leader-in-minority", rows=("fault/10",),
+        incident="Jepsen's first test of everybody: a leader that does not know it was replaced",
+        act=minority_leader, nodes=5, happens=("partition", "another leader"),
+    ),
+    Scenario(
+        name="partitions/leader-not-heard", rows=("fault/10",),
+        incident="etcd #15271: a one-way cut and a leader nobody hears",
+        act=leader_not_heard, happens=("one_way", "another leader"),
+    ),
+    Scenario(
+        name="partitions/leader-does-not-hear", rows=("fault/10",),
+        incident="Cloudflare 2020: a leader that hears nobody and keeps them quiet",
+        act=leader_does_not_hear, happens=("one_way", "another leader"),
+    ),
+    Scenario(
+        name="partitions/bridge", rows=("fault/10",),
+        incident="openraft #2080: a bridge node leaves a connected quorum without a leader",
+        act=bridge, nodes=5, happens=("bridge",),
+    ),
+    Scenario(
+        name="partitions/one-way-of-a-pair", rows=("fault/10",),
+        incident="openraft #2080; partial partitions of OmniPaxos' paper",
+        act=one_way_between_two, nodes=5, happens=("one way of a pair cut",),
+    ),
+    Scenario(
+        name="partitions/flapping", rows=("fault/10",),
+        incident="Antithesis' jammed links; endless elections",
+        act=flapping, happens=("flap",),
+    ),
+    Scenario(
+        name="partitions/swizzle", rows=("fault/10",),
+        incident="FoundationDB's swizzle-clog, which finds what nothing else does",
+        act=swizzle, nodes=5, happens=("swizzle",),
+    ),
+    Scenario(
+        name="partitions/held-back", rows=("fault/11",),
+        incident="raft-rs #557: a late rejection moved a follower's index back",
+        act=held_back, clients=1, happens=("clog", "kill"),
+    ),
+    Scenario(
+        name="partitions/replayed-from-an-old-term", rows=("fault/11", "fault/9"),
+        incident="etcd #20418: late answers to heartbeats released newer reads",
+        act=replayed, happens=("replay", "pause"),
+    ),
+    Scenario(
+        name="partitions/late-by-a-minute", rows=("fault/11",),
+        incident="raft-rs #557: append answers out of order",
+        act=late_by_a_minute, clients=1, happens=("messages late",),
+    ),
+    Scenario(
+        name="partitions/with-guests", rows=("fault/10",),
+        incident="Jepsen etcd 3.4.3: a lock is no mutual exclusion",
+        act=guests_under_partition, node=True, happens=("partition",),
+    ),
+)  # fmt: skip
