@@ -14,6 +14,7 @@ import msgspec
 
 from blixard.app.sim_explore import explore_command
 from blixard.app.sim_replay import replay_command, report_command, shrink_command
+from blixard.app.sim_whatif import document, play, shown
 from blixard.base.errors import EXIT_FAILED
 from blixard.base.units import parse_duration_s
 from blixard.cli.tree import BlixardCommand
@@ -22,6 +23,7 @@ from blixard.simulation.run import Options, Report, simulate
 _SEEDS = re.compile(r"(\d+)-(\d+)")
 _MAX_SEEDS = 1_000_000
 _SHOWN = 3
+_WATCHED_MAX_S = 24 * 3600
 
 
 @click.group(name="sim")
@@ -51,9 +53,26 @@ for command in (explore_command, replay_command, report_command, shrink_command)
     show_default=True,
     help="The whole node, or consensus alone.",
 )
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@click.option(
+    "--from-snapshot",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Ask what happens to the cluster exported to FILE, with --kill.",
+)
+@click.option("--kill", default="", metavar="NODE,...", help="The nodes that die.")
+@click.option(
+    "--for",
+    "watched",
+    default="5m",
+    show_default=True,
+    help="How long to watch after the nodes died.",
+)
+@click.option("--format", "-o", "form", type=click.Choice(["text", "json"]), default="text")
 def run(
     *,
+    from_snapshot: str | None,
+    kill: str,
+    watched: str,
     seed: int | None,
     seeds: str | None,
     nodes: str,
@@ -63,7 +82,14 @@ def run(
     only: str,
     form: str,
 ) -> None:
-    """Run one seed or many; exit code 1 if a promise was broken."""
+    """Run one seed or many; exit code 1 if a promise was broken.
+
+    With --from-snapshot: load an exported cluster instead, let the nodes of --kill die, and say
+    what becomes of every instance.
+    """
+    if from_snapshot is not None or kill:
+        _what_if(from_snapshot, kill, seed=seed, seeds=seeds, watched=watched, form=form)
+        return
     seconds = parse_duration_s(duration)
     options = [
         Options(seed=number, nodes=int(nodes), duration_s=seconds, clients=clients,
@@ -90,7 +116,22 @@ def run(
 run.examples = (  # type: ignore[attr-defined]
     "blixard sim run --seed 7",
     "blixard sim run --seeds 1-500 --jobs 2 --format json",
+    "blixard sim run --from-snapshot cluster.json --kill node-a,node-b --for 5m",
 )
+
+
+def _what_if(
+    file: str | None, kill: str, *, seed: int | None, seeds: str | None, watched: str, form: str
+) -> None:
+    if file is None:
+        raise click.UsageError("--kill needs --from-snapshot FILE")
+    if seeds is not None:
+        raise click.UsageError("--from-snapshot takes one --seed")
+    for_s = parse_duration_s(watched)
+    if not 0 < for_s <= _WATCHED_MAX_S:
+        raise click.UsageError(f"--for: between 0 and {_WATCHED_MAX_S // 3600} hours")
+    answer = play(file, kill=kill, seed=seed if seed is not None else 1, for_s=for_s)
+    print(document(answer) if form == "json" else shown(answer))
 
 
 def _numbers(seed: int | None, seeds: str | None) -> range:

@@ -32,10 +32,19 @@ _RETRY_S = 0.3
 class NodeApp:
     """One incarnation of the node on a host."""
 
-    def __init__(self, host: Host, hosts: list[Host], watch: Watch, *, config: RaftConfig) -> None:
+    def __init__(
+        self,
+        host: Host,
+        hosts: list[Host],
+        watch: Watch,
+        *,
+        config: RaftConfig,
+        voters_max: int = 0,
+    ) -> None:
         assert host.daemon is not None
         self._host = host
         self._hosts = hosts
+        self._voters_max = voters_max or len(hosts)
         self._watch = watch
         self._env = host.daemon.env
         self.node = Node(
@@ -52,7 +61,7 @@ class NodeApp:
         host, first = self._host, self._hosts[0]
         founding = Founding(
             trust_domain="sim", facts=NodeFacts(vcpus=8, memory_mib=8192),
-            voters_max=len(self._hosts),
+            voters_max=self._voters_max,
         )  # fmt: skip
         others = [h for h in self._hosts if h is not host] if host.generation else [first]
         return NodeIdentity(
