@@ -49,7 +49,7 @@ def watch(call: Call, place: Place, check: Check) -> Response:
     text = request.headers.get("last-event-id") or request.query.get("revision", "")
     first: list[Change] = []
     if text:
-        revision = parse_count(text, "revision", 1 << 62, 0)
+        revision = _known(call, parse_count(text, "revision", 1 << 62, 0))
     else:
         store = call.cluster.store
         revision = store.revision
@@ -61,6 +61,18 @@ def watch(call: Call, place: Place, check: Check) -> Response:
     start = b"".join([f": from {revision}\n\n".encode(), *head])
     chunks = _chunks(subscription, start, place.kind, wants, check)
     return Response(content_type=EVENT_STREAM, headers={"cache-control": "no-store"}, chunks=chunks)
+
+
+def _known(call: Call, revision: int) -> int:
+    """Return a revision to go on from; one that was never reached is of another history.
+
+    Only a stale watch may wait for it: its node can be behind what the caller saw elsewhere.
+    """
+    now = call.cluster.store.revision
+    if revision > now and not call.request.flag("stale"):
+        message = f"revision {revision} was never reached, the state is at {now}: list again"
+        raise BlixardError("REVISION_COMPACTED", message)
+    return revision
 
 
 def _wanted(call: Call, place: Place) -> Wants:

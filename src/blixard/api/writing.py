@@ -169,7 +169,11 @@ def _authorise_put(call: Call, kind: Kind, put: Put) -> None:
 
 
 def _internal(kind: Kind) -> BlixardError:
-    return BlixardError("FORBIDDEN", f"{kind.name} is written by the cluster itself")
+    return BlixardError(
+        "FORBIDDEN",
+        f"{kind.name} is written by the cluster itself",
+        hint="no permission helps: the commands blixard cluster and blixard vm bring it about",
+    )
 
 
 def _key(op: Delete) -> tuple[str, str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import sys
 import threading
+from typing import Any
 
 import click
 
@@ -19,6 +20,7 @@ from blixard.cli.wire import ByteStream
 VM = kind_named("vm")
 INSTANCE = kind_named("instance")
 MAX_SOURCES = 100
+TAIL_MAX = 10_000  # what a node answers at most
 
 
 def instances_of(session: Session, name: str) -> list[Object]:
@@ -42,6 +44,21 @@ def _open(session: Session, instance: Object, what: str, query: dict[str, str]) 
     return session.api.stream(session.path(INSTANCE, name_of(instance), what), query=query)
 
 
+def _log_options(function: Any) -> Any:
+    for option in (
+        click.option(
+            "--tail",
+            type=click.IntRange(0, TAIL_MAX),
+            default=100,
+            show_default=True,
+            help="Begin with the last N lines.",
+        ),
+        click.option("--follow", "-f", is_flag=True, help="Go on printing new lines."),
+    ):
+        function = option(function)
+    return function
+
+
 @command(
     examples=(
         "blixard vm logs web --tail 100",
@@ -50,14 +67,7 @@ def _open(session: Session, instance: Object, what: str, query: dict[str, str]) 
     )
 )
 @click.argument("name")
-@click.option("--follow", "-f", is_flag=True, help="Go on printing new lines.")
-@click.option(
-    "--tail",
-    type=click.IntRange(0, 100_000),
-    default=100,
-    show_default=True,
-    help="Begin with the last N lines.",
-)
+@_log_options
 def logs(session: Session, name: str, follow: bool, tail: int) -> None:
     """Print or follow the logs of a VM's instances; several get their name before each line.
 
@@ -70,14 +80,7 @@ def logs(session: Session, name: str, follow: bool, tail: int) -> None:
 @click.argument("name", required=False)
 @click.option("--vm", "vm_name", metavar="NAME", help="The VM.")
 @click.option("--aggregate", is_flag=True, help="Merge the logs of all instances (always done).")
-@click.option("--follow", "-f", is_flag=True, help="Go on printing new lines.")
-@click.option(
-    "--tail",
-    type=click.IntRange(0, 100_000),
-    default=100,
-    show_default=True,
-    help="Begin with the last N lines.",
-)
+@_log_options
 def logs_of_vm(
     session: Session,
     *,

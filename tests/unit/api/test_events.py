@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from harness import Node, World, app, path
+from harness import Node, World, app, load, path
 
 from blixard.api import events
 from blixard.api.events import sse_event
@@ -33,6 +33,20 @@ def test_watch_resumes_after_a_revision():
         assert b'"name":"b"' in seen
         assert b'"name":"a"' not in seen
         await response.chunks.aclose()  # type: ignore[union-attr]
+
+    asyncio.run(main())
+
+
+def test_revision_that_was_never_reached_is_of_another_history():
+    async def main() -> None:
+        node = await Node(World(), "n1").prepare()
+        now = node.machine.store.revision
+        refused = load(await node.call("GET", f"/v1/apps?watch=true&revision={now + 1}"))
+        assert refused["code"] == "REVISION_COMPACTED"
+        assert f"the state is at {now}" in refused["detail"]
+        behind = await node.call("GET", f"/v1/apps?watch=true&stale=true&revision={now + 1}")
+        assert behind.status == 200
+        await behind.chunks.aclose()  # type: ignore[union-attr]
 
     asyncio.run(main())
 
