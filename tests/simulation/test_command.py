@@ -4,7 +4,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from tests.simulation.mutants import forget_a_write
+from tests.simulation.mutants import acknowledge_before_sync, forget_a_write
 
 from blixard.app.sim import sim
 
@@ -87,3 +87,33 @@ def test_a_failing_run_shrinks_to_a_file_that_repeats_it(tmp_path):
 def test_a_run_without_a_failure_has_nothing_to_shrink(tmp_path):
     assert call("shrink", *SHORT, "--out", str(tmp_path / "x")).exit_code != 0
     assert not (tmp_path / "x").exists()
+
+
+def test_scenarios_are_listed_with_their_incidents():
+    listed = call("scenarios")
+    assert listed.exit_code == 0
+    assert "restarts/before-save" in listed.stdout
+    document = json.loads(call("scenarios", "--format", "json").stdout)
+    assert all(s["summary"] and s["incident"] and s["rows"] for s in document["scenarios"])
+
+
+def test_scenarios_run_by_name_and_seeds():
+    result = call("scenarios", "restarts/after-save", "--seeds", "1-2", "-o", "json")
+    document = json.loads(result.stdout)
+    (scenario,) = document["scenarios"]
+    assert document["ok"]
+    assert [r["seed"] for r in scenario["runs"]] == [1, 2]
+    assert scenario["runs"][1]["replay"] == "blixard sim scenarios restarts/after-save --seed 2"
+
+
+def test_a_scenario_that_breaks_is_shown_with_what_repeats_it():
+    with acknowledge_before_sync():
+        result = call("scenarios", "restarts/before-save", "--seed", "1")
+    assert result.exit_code == 1
+    assert "durability" in result.stdout
+    assert "replay: blixard sim scenarios restarts/before-save --seed 1" in result.stdout
+    assert "1 runs of 1 scenarios, 1 failed" in result.stdout
+
+
+def test_an_unknown_scenario_is_refused():
+    assert "no scenario 'restarts/x'" in str(call("scenarios", "restarts/x").exception)

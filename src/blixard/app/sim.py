@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import json
-import multiprocessing
-import re
 import sys
 from collections.abc import Iterator
 
@@ -14,15 +11,20 @@ import msgspec
 
 from blixard.app.sim_explore import explore_command
 from blixard.app.sim_replay import replay_command, report_command, shrink_command
+from blixard.app.sim_scenarios import scenarios_command
+from blixard.app.sim_seeds import (
+    clear_progress,
+    in_order,
+    seeds_of,
+    show_progress,
+    show_violations,
+)
 from blixard.app.sim_whatif import document, play, shown
 from blixard.base.errors import EXIT_FAILED
 from blixard.base.units import parse_duration_s
 from blixard.cli.tree import BlixardCommand
 from blixard.simulation.run import Options, Report, simulate
 
-_SEEDS = re.compile(r"(\d+)-(\d+)")
-_MAX_SEEDS = 1_000_000
-_SHOWN = 3
 _WATCHED_MAX_S = 24 * 3600
 
 
@@ -35,7 +37,9 @@ def sim() -> None:
     """
 
 
-for command in (explore_command, replay_command, report_command, shrink_command):
+for command in (
+    explore_command, replay_command, report_command, scenarios_command, shrink_command,
+):  # fmt: skip
     sim.add_command(command)
 
 
@@ -94,13 +98,13 @@ def run(
     options = [
         Options(seed=number, nodes=int(nodes), duration_s=seconds, clients=clients,
                 node=only == "node")
-        for number in _numbers(seed, seeds)
+        for number in seeds_of(seed, seeds)
     ]  # fmt: skip
     failed = 0
     reports: list[Report] = []
     for done, report in enumerate(run_all(options, jobs=jobs), 1):
         failed += not report.ok
-        _progress(done, len(options), failed)
+        show_progress(done, len(options), failed, "seeds")
         if form == "json":
             reports.append(report)
         else:
@@ -134,34 +138,9 @@ def _what_if(
     print(document(answer) if form == "json" else shown(answer))
 
 
-def _numbers(seed: int | None, seeds: str | None) -> range:
-    if (seed is None) == (seeds is None):
-        raise click.UsageError("give either --seed N or --seeds A-B")
-    if seed is not None:
-        return range(seed, seed + 1)
-    match = _SEEDS.fullmatch(seeds or "")
-    first, last = (int(match[1]), int(match[2])) if match else (1, 0)
-    if not first <= last < first + _MAX_SEEDS:
-        raise click.UsageError(f"--seeds: {seeds!r} is no range A-B with A <= B")
-    return range(first, last + 1)
-
-
 def run_all(options: list[Options], *, jobs: int) -> Iterator[Report]:
     """Yield the reports in the order of *options*; several processes if *jobs* > 1."""
-    if jobs == 1 or len(options) == 1:
-        yield from map(simulate, options)
-        return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        yield from pool.map(simulate, options, chunksize=1)
-
-
-def _progress(done: int, total: int, failed: int) -> None:
-    """Keep one line on a terminal up to date while many seeds run."""
-    if total > 1 and sys.stderr.isatty():
-        end = "" if done < total else "\r\x1b[K"
-        line = f"\r\x1b[K  {done} of {total} seeds, {failed} failed{end}"
-        print(line, end="", file=sys.stderr, flush=True)
+    return in_order(simulate, options, jobs=jobs)
 
 
 def _document(reports: list[Report]) -> dict[str, object]:
@@ -170,8 +149,7 @@ def _document(reports: list[Report]) -> dict[str, object]:
 
 
 def _show(report: Report) -> None:
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    clear_progress()
     faults = " ".join(f"{kind}:{count}" for kind, count in report.faults.items()) or "none"
     print(
         f"seed {report.seed:<6} {'ok    ' if report.ok else 'FAILED'} {report.trace_hash[:16]}  "
@@ -179,6 +157,4 @@ def _show(report: Report) -> None:
         f"faults {faults}  {report.wall_s:.2f} s"
     )
     if not report.ok:
-        for violation in report.violations[:_SHOWN]:
-            print(f"  {violation.rstrip()}")
-        print(f"  replay: {report.replay}")
+        show_violations(report)
