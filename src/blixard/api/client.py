@@ -77,16 +77,83 @@ def parse_address(text: str) -> Address:
     return Address(host=host.strip("[]"), port=int(port))
 
 
+class Outside:
+    """What a client takes from the machine that it runs on; a simulated one brings its own."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+        self._tls: Any = None
+
+    def monotonic(self) -> float:
+        """Return seconds that only grow."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        time.sleep(seconds)
+
+    def time_ms(self) -> int:
+        """Return Unix milliseconds."""
+        return time.time_ns() // 1_000_000
+
+    def entropy(self) -> int:
+        """Return 80 random bits."""
+        return int.from_bytes(os.urandom(10))
+
+    def connect(self, address: Address) -> Connection:
+        """Return a fresh connection. Raises Disconnected, BlixardError FORBIDDEN, CA_MISMATCH."""
+        try:
+            if address.path:
+                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                sock.settimeout(CONNECT_S)
+                try:
+                    sock.connect(address.path)
+                except OSError:
+                    sock.close()
+                    raise
+                return Connection(sock)
+            sock = socket.create_connection((address.host, address.port), CONNECT_S)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return Connection(self._secure(sock, address))
+        except PermissionError as error:
+            message = f"{address.shown}: permission denied"
+            hint = "run as root or join its group"
+            raise BlixardError("FORBIDDEN", message, hint=hint) from error
+        except OSError as error:
+            raise Disconnected(f"{error.strerror or error}") from error
+
+    def _secure(self, sock: socket.socket, address: Address) -> socket.socket:
+        import ssl
+
+        try:
+            if self._tls is None:
+                self._tls = _tls_context(self._credentials)
+            name = self._credentials.server_name or _SERVER_NAME
+            secured: socket.socket = self._tls.wrap_socket(sock, server_hostname=name)
+        except ssl.SSLCertVerificationError as error:
+            sock.close()
+            raise BlixardError("CA_MISMATCH", f"{address.shown}: {error.verify_message}") from error
+        except OSError:
+            sock.close()
+            raise
+        return secured
+
+
 class ApiClient:
     """One cluster through one of its nodes (or the next address, if the first does not answer)."""
 
-    def __init__(self, *addresses: str | Address, credentials: Credentials | None = None) -> None:
+    def __init__(
+        self,
+        *addresses: str | Address,
+        credentials: Credentials | None = None,
+        outside: Outside | None = None,
+    ) -> None:
         assert addresses, "an address is needed"
         self._addresses = [parse_address(a) if isinstance(a, str) else a for a in addresses]
         self._credentials = credentials or Credentials()
         self._idle: Connection | None = None
         self._lock = threading.Lock()
-        self._tls: Any = None
+        self._outside = outside or Outside(self._credentials)
 
     def close(self) -> None:
         """Close the kept connection."""
@@ -117,7 +184,7 @@ class ApiClient:
             sent["content-type"] = "application/json"
         if data or method in {"POST", "PUT"}:
             sent["content-length"] = str(len(data))
-        began = time.monotonic()
+        began = self._outside.monotonic()
         target, deadline = _target(path, query), began + timeout_s
         try:
             return self._anywhere(method, target, sent, data, deadline)
@@ -125,10 +192,10 @@ class ApiClient:
             time_ms = error.details.get("timeMs")
             chosen = {name.lower() for name in headers or ()} & _ID_HEADERS
             # Later, an earlier attempt may have been applied and forgotten since.
-            late = time.monotonic() - began >= REDATE_S
+            late = self._outside.monotonic() - began >= REDATE_S
             if error.code not in _MISDATED or chosen or late or not isinstance(time_ms, int):
                 raise
-            sent["blixard-request-id"] = _fresh_id(time_ms)
+            sent["blixard-request-id"] = self._fresh_id(time_ms)
         return self._anywhere(method, target, sent, data, deadline)
 
     def _anywhere(
@@ -143,9 +210,11 @@ class ApiClient:
                     return self._exchange(address, head + data, deadline, fresh=attempt > 0)
                 except Disconnected as error:
                     lost = _unreachable(address, error)
-                    if time.monotonic() >= deadline:
+                    if self._outside.monotonic() >= deadline:
                         raise lost from error
-            time.sleep(min(RETRY_PAUSE_S * (attempt + 1), max(0.0, deadline - time.monotonic())))
+            self._outside.sleep(
+                min(RETRY_PAUSE_S * (attempt + 1), max(0.0, deadline - self._outside.monotonic()))
+            )
         raise lost
 
     def list(self, path: str, **query: str) -> list[Any]:
@@ -186,13 +255,13 @@ class ApiClient:
             BlixardError: TIMEOUT after *timeout_s* as a whole; UNREACHABLE if the connection was
                 lost: go on from the last revision.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline = None if timeout_s is None else self._outside.monotonic() + timeout_s
         asked = {**(query or {}), "watch": "true"}
         answer, connection, address = self._open("GET", path, asked, {}, b"")
         try:
             if answer.status != 200:
                 raise _problem(answer, connection.read_body(answer))
-            for event, data in _sse(_until(connection, deadline)):
+            for event, data in _sse(self._until(connection, deadline)):
                 if event == "error":
                     raise from_body(msgspec.json.decode(data, type=ErrorBody))
                 yield msgspec.json.decode(data)
@@ -215,25 +284,43 @@ class ApiClient:
         connection.sock.settimeout(None)
         return FrameStream(connection)
 
+    def _until(self, connection: Connection, deadline: float | None) -> Iterator[bytes]:
+        """Yield chunks; each wait ends at the deadline, or when no heartbeat comes."""
+        chunks = connection.chunks()
+        while True:
+            wait = STREAM_IDLE_S
+            if deadline is not None:
+                wait = min(wait, deadline - self._outside.monotonic())
+                if wait <= 0:
+                    raise TimeoutError
+            connection.sock.settimeout(wait)
+            chunk = next(chunks, None)
+            if chunk is None:
+                raise Disconnected("the watch ended", answered=True)
+            yield chunk
+
     # -- connections --
 
     def _headers(self, given: Mapping[str, str] | None, timeout_s: float) -> dict[str, str]:
         headers = {name.lower(): value for name, value in (given or {}).items()}
         if not _ID_HEADERS & headers.keys():
-            headers["blixard-request-id"] = _fresh_id(time.time_ns() // 1_000_000)
+            headers["blixard-request-id"] = self._fresh_id(self._outside.time_ms())
         headers.setdefault("blixard-timeout", f"{min(timeout_s, 600.0):g}")
         if self._credentials.api_key:
             headers["authorization"] = f"Bearer {self._credentials.api_key}"
         return headers
 
+    def _fresh_id(self, time_ms: int) -> str:
+        return ulid(time_ms, self._outside.entropy())
+
     def _exchange(self, address: Address, data: bytes, deadline: float, *, fresh: bool) -> Any:
         with self._lock:
             connection, self._idle = self._idle, None
         if connection is None or fresh:
-            connection = self._connect(address)
+            connection = self._outside.connect(address)
         try:
             # The server answers within the deadline; a little longer, its own error arrives.
-            connection.sock.settimeout(max(0.001, deadline - time.monotonic()) + 1.0)
+            connection.sock.settimeout(max(0.001, deadline - self._outside.monotonic()) + 1.0)
             connection.send(data)
             answer = connection.read_answer()
             body = connection.read_body(answer)
@@ -268,7 +355,7 @@ class ApiClient:
         lost = BlixardError("UNREACHABLE", "no address answered")
         for address in self._addresses:
             try:
-                connection = self._connect(address)
+                connection = self._outside.connect(address)
                 connection.sock.settimeout(STREAM_IDLE_S)
                 sent = self._headers(headers, 30.0)
                 connection.send(encode_head(method, _target(path, query), _host(address), sent))
@@ -277,47 +364,6 @@ class ApiClient:
             except (Disconnected, TimeoutError) as error:
                 lost = _unreachable(address, error)
         raise lost
-
-    def _connect(self, address: Address) -> Connection:
-        try:
-            if address.path:
-                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                sock.settimeout(CONNECT_S)
-                try:
-                    sock.connect(address.path)
-                except OSError:
-                    sock.close()
-                    raise
-                return Connection(sock)
-            sock = socket.create_connection((address.host, address.port), CONNECT_S)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return Connection(self._secure(sock, address))
-        except PermissionError as error:
-            message = f"{address.shown}: permission denied"
-            hint = "run as root or join its group"
-            raise BlixardError("FORBIDDEN", message, hint=hint) from error
-        except OSError as error:
-            raise Disconnected(f"{error.strerror or error}") from error
-
-    def _secure(self, sock: socket.socket, address: Address) -> socket.socket:
-        import ssl
-
-        try:
-            if self._tls is None:
-                self._tls = _tls_context(self._credentials)
-            name = self._credentials.server_name or _SERVER_NAME
-            secured: socket.socket = self._tls.wrap_socket(sock, server_hostname=name)
-        except ssl.SSLCertVerificationError as error:
-            sock.close()
-            raise BlixardError("CA_MISMATCH", f"{address.shown}: {error.verify_message}") from error
-        except OSError:
-            sock.close()
-            raise
-        return secured
-
-
-def _fresh_id(time_ms: int) -> str:
-    return ulid(time_ms, int.from_bytes(os.urandom(10)))
 
 
 class FrameStream:
@@ -379,22 +425,6 @@ def _tls_context(credentials: Credentials) -> Any:
     except OSError as error:
         raise BlixardError("USAGE", f"the TLS files cannot be read: {error}") from error
     return context
-
-
-def _until(connection: Connection, deadline: float | None) -> Iterator[bytes]:
-    """Yield chunks; each wait ends at the deadline, or when no heartbeat comes."""
-    chunks = connection.chunks()
-    while True:
-        wait = STREAM_IDLE_S
-        if deadline is not None:
-            wait = min(wait, deadline - time.monotonic())
-            if wait <= 0:
-                raise TimeoutError
-        connection.sock.settimeout(wait)
-        chunk = next(chunks, None)
-        if chunk is None:
-            raise Disconnected("the watch ended", answered=True)
-        yield chunk
 
 
 def _sse(chunks: Iterator[bytes]) -> Iterator[tuple[str, str]]:

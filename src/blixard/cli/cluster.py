@@ -232,12 +232,10 @@ def follow_operation(session: Session, operation: Object) -> None:
     Raises:
         BlixardError: INTERNAL if it failed, TIMEOUT.
     """
-    import time
-
     from blixard.cli.following import FOLLOW_S, states
 
     last = ""
-    deadline = time.monotonic() + session.timeout_s(FOLLOW_S)
+    deadline = session.clock.monotonic() + session.timeout_s(FOLLOW_S)
     for found in states(session, OPERATION, name_of(operation), deadline):
         state: dict[str, Any] = (found or {}).get("status", {})
         message = f"{state.get('phase', 'Pending')}: {state.get('message', '')}".rstrip(": ")

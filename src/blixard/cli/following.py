@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 from blixard.base.errors import BlixardError
@@ -20,7 +19,7 @@ def states(session: Session, kind: Kind, name: str, deadline: float) -> Iterator
     A watch that is cut, by a node's end or a compacted revision, begins again with a read.
     """
     begun = False
-    while (remaining := deadline - time.monotonic()) > 0:
+    while (remaining := deadline - session.clock.monotonic()) > 0:
         try:
             found, revision = session.list(kind)
             now = next((o for o in found if o["metadata"]["name"] == name), None)
@@ -38,7 +37,7 @@ def states(session: Session, kind: Kind, name: str, deadline: float) -> Iterator
                 "NO_QUORUM",
             ):
                 raise
-        time.sleep(min(RETRY_S, max(0.0, deadline - time.monotonic())))
+        session.clock.sleep(min(RETRY_S, max(0.0, deadline - session.clock.monotonic())))
 
 
 def wait_for(session: Session, kind: Kind, name: str, goal: Goal, *, timeout_s: float) -> State:
@@ -47,7 +46,7 @@ def wait_for(session: Session, kind: Kind, name: str, goal: Goal, *, timeout_s: 
     Raises:
         BlixardError: TIMEOUT with the last state; NOT_FOUND if it was deleted meanwhile.
     """
-    deadline = time.monotonic() + timeout_s
+    deadline = session.clock.monotonic() + timeout_s
     last = ""
     seen = False
     for resource in states(session, kind, name, deadline):

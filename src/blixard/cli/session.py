@@ -13,7 +13,7 @@ from blixard.base.units import parse_duration_s
 from blixard.cli.flags import Flags
 from blixard.cli.kinds import Kind
 from blixard.cli.output import Object, Output
-from blixard.cli.wire import Api
+from blixard.cli.wire import Api, Clock
 
 DEFAULT_TIMEOUT_S = 30.0
 CONFLICT_RETRIES = 5
@@ -25,6 +25,7 @@ class Session:
     def __init__(self, flags: Flags) -> None:
         self.flags = flags
         self.stdin: TextIO = sys.stdin
+        self.clock: Clock = flags.clock or time
         self._api: Api | None = flags.api
         self._namespace = ""
         self._close: Callable[[], None] | None = None

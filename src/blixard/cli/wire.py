@@ -6,6 +6,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 
+class Clock(Protocol):
+    """How a command waits; the module ``time`` is one."""
+
+    def monotonic(self) -> float:
+        """Return seconds that only grow."""
+
+    def sleep(self, seconds: float, /) -> None:
+        """Let time pass."""
+
+
 class ByteStream(Protocol):
     """A two-way stream of frames (see :mod:`blixard.cli.frames`)."""
 

@@ -13,7 +13,7 @@ class HostClock:
     *offset_ns* at each boot.
     """
 
-    __slots__ = ("_base_ns", "_frozen_ms", "_rate", "_wall_ms", "drift_ppb", "offset_ns")
+    __slots__ = ("_base_ns", "_frozen_ms", "_off_ms", "_rate", "_wall_ms", "drift_ppb", "offset_ns")
 
     def __init__(self, *, base_ns: int = 0, offset_ns: int = 0, drift_ppb: int = 0) -> None:
         self._base_ns = base_ns
@@ -22,6 +22,7 @@ class HostClock:
         self._rate = 1 + drift_ppb / BILLION
         self._wall_ms = WALL_EPOCH_MS + base_ns // 1_000_000
         self._frozen_ms: int | None = None
+        self._off_ms = 0
 
     def boottime_ns(self, now_ns: int) -> int:
         """Return the host's nanoseconds at the world's *now_ns*."""
@@ -32,11 +33,16 @@ class HostClock:
         """Return the host's Unix milliseconds."""
         if self._frozen_ms is not None:
             return self._frozen_ms
-        return self._wall_ms + (self.boottime_ns(now_ns) - self.offset_ns) // 1_000_000
+        since_boot_ms = (self.boottime_ns(now_ns) - self.offset_ns) // 1_000_000
+        return self._wall_ms + self._off_ms + since_boot_ms
 
     def step_wall(self, milliseconds: int) -> None:
         """Set the wall clock forward or back; boot time does not notice."""
         self._wall_ms += milliseconds
+
+    def put_wall_off(self, milliseconds: int) -> None:
+        """The wall clock is so far off from now on, until healed or put right with 0."""
+        self._off_ms = milliseconds
 
     def freeze_wall(self, now_ns: int) -> None:
         """The wall clock stands still; boot time goes on."""
@@ -45,6 +51,7 @@ class HostClock:
     def heal(self) -> None:
         """The wall clock goes again, and shows the time it would have shown."""
         self._frozen_ms = None
+        self._off_ms = 0
 
     def world_delay_ns(self, delay_s: float) -> int:
         """Return how long the world must wait until *delay_s* have passed on this host."""

@@ -22,8 +22,8 @@ def wall_jump(hands: Hands, fault: Fault) -> Undo:
     if not host.up:
         return nothing
     clock, milliseconds = host.machine.clock, int((fault.strength - 0.5) * 3 * YEAR_MS)
-    clock.step_wall(milliseconds)
-    return lambda: clock.step_wall(-milliseconds)
+    clock.put_wall_off(milliseconds)
+    return lambda: clock.put_wall_off(0)
 
 
 def wall_freeze(hands: Hands, fault: Fault) -> Undo:

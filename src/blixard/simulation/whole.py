@@ -106,7 +106,7 @@ class NodeApp:
         return [
             f"{vm.metadata.name}: {vm.status}"
             for vm in self.node.voter.machine.store.list("VM")
-            if vm.status.get("readyReplicas") != vm.spec.get("replicas", 1)
+            if vm.status.get("readyReplicas") != wanted_replicas(vm)
         ]
 
     async def run(self) -> None:
@@ -233,6 +233,11 @@ class NodeApp:
         )  # fmt: skip
         await self._voter().cluster.commit((put,), actor="operator", timeout_s=_COMMIT_S)
         return b""
+
+
+def wanted_replicas(vm: Resource) -> int:
+    """Return how many instances of a VM should be ready."""
+    return int(vm.spec.get("replicas", 1)) if vm.spec.get("running", True) else 0
 
 
 def _peer(host: Host) -> Peer:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from blixard.base.errors import BlixardError
 from blixard.simulation.run import Report
-from blixard.simulation.scenarios import disks, partitions, restarts, snapshots
+from blixard.simulation.scenarios import (
+    commands,
+    disks,
+    operations,
+    partitions,
+    restarts,
+    snapshots,
+)
 from blixard.simulation.scenarios.stage import Scenario, play
 
-_AREAS = (restarts, snapshots, disks, partitions)
+_AREAS = (restarts, snapshots, disks, partitions, commands, operations)
 
 SCENARIOS: tuple[Scenario, ...] = tuple(s for area in _AREAS for s in area.SCENARIOS)
 BY_NAME: dict[str, Scenario] = {scenario.name: scenario for scenario in SCENARIOS}
