@@ -32,7 +32,8 @@ _CONNECT_S = 5.0
 _PIECE = 16 << 10
 _BILLION = 1_000_000_000
 # The server library reports what dies in the middle of an answer, as a killed node does.
-_SILENT = logging.Logger("simulated", level=logging.CRITICAL + 1)
+_SILENT = logging.getLogger("blixard.simulation.web")
+_SILENT.setLevel(logging.CRITICAL + 1)
 
 T = TypeVar("T")
 
@@ -112,9 +113,9 @@ class Web:
         self._env = env
         self._admission = Admission(lambda _der: Caller(), _from_socket)
         protocol = type("BoundProtocol", (ApiProtocol,), {"admission": self._admission})
-        self._protocol = cast(Any, protocol)
+        self._protocol = cast("Any", protocol)
         self._config = uvicorn.Config(
-            cast(Any, ApiApp(service, env.log)), http=protocol, ws="none", lifespan="off",
+            cast("Any", ApiApp(service, env.log)), http=protocol, ws="none", lifespan="off",
             log_config=None, access_log=False,
         )  # fmt: skip
         self._config.load()
@@ -210,7 +211,7 @@ class SimOutside(Outside):
             stream = self.wait_for(opening, _CONNECT_S)
         except (BlixardError, TimeoutError) as error:
             raise Disconnected(str(error)) from error
-        return Connection(cast(socket.socket, SimSocket(self, stream)))
+        return Connection(cast("socket.socket", SimSocket(self, stream)))
 
     def wait_for(self, work: Coroutine[Any, Any, T], seconds: float | None) -> T:
         """Let the world run until *work* is done. Raises what it raises, TimeoutError."""
@@ -220,4 +221,4 @@ class SimOutside(Outside):
         if not task.done():
             task.cancel()
             raise TimeoutError("timed out")
-        return cast(T, task.result())
+        return cast("T", task.result())

@@ -7,6 +7,7 @@ import asyncio
 import msgspec
 
 from blixard.base.errors import BlixardError
+from blixard.base.ids import ulid
 from blixard.simulation.contention import SLOTS, History, Request
 from blixard.simulation.environment import SimEnvironment
 from blixard.simulation.models import Kind
@@ -116,6 +117,7 @@ class Client:
         self._asking = Asking(env, nodes, number)
         self._history = history
         self._seen: dict[str, str] = {}
+        self._ahead_ms = 0
         self.stopped = False
         self.successes = 0
 
@@ -133,13 +135,14 @@ class Client:
     async def _ask(self, kind: Kind, slot: int) -> None:
         """Send one request, again with its id while nobody knows what became of it."""
         expected = self._seen.get(self._history.key_of(slot), "") if kind == "cas" else ""
-        request = self._history.begin(self._env.new_id(), self._number, kind, slot, expected)
+        request = self._history.begin(self._new_id(), self._number, kind, slot, expected)
         ask = Ask(request.id, request.kind, request.key, request.text, request.expected)
         unknown = False
         for attempt in range(_ATTEMPTS):
             try:
                 answer = _DECODE(await self._asking.ask(ASK, _ENCODE(ask)))
             except BlixardError as error:
+                self._date(error)
                 unknown = unknown or error.code not in _FAILED
                 if not unknown or (attempt and self._env.random.random() < 0.5):
                     break
@@ -150,6 +153,17 @@ class Client:
             self._history.lose(request)
         else:
             self._history.refuse(request)
+
+    def _new_id(self) -> str:
+        """Return a request id, dated by the cluster's clock once that is known to differ."""
+        time_ms = self._env.wall_time_ms() + self._ahead_ms
+        return ulid(time_ms, self._env.random.getrandbits(80))
+
+    def _date(self, error: BlixardError) -> None:
+        """Take the time from an answer that says that an id was of a wrong one."""
+        time_ms = error.details.get("timeMs")
+        if isinstance(time_ms, int):
+            self._ahead_ms = time_ms - self._env.wall_time_ms()
 
     def _answered(self, request: Request, answer: Answer) -> None:
         self._history.answered(request, answer.result)

@@ -146,5 +146,5 @@ def _ownerless(stage: Stage) -> list[str]:
 def check(stage: Stage) -> None:
     """All that has to hold after each operation on VMs."""
     agree(stage)
-    no_violations(stage)
     no_orphans(stage)
+    no_violations(stage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
 
@@ -57,7 +58,7 @@ def _quiet_operator(stage: Stage) -> Shell:
 
 
 def sequences(stage: Stage) -> None:
-    """1 to 100 operations on VMs, and after each of them the nodes agree and nothing is left over."""
+    """1 to 100 operations on VMs; after each of them the nodes agree and nothing is left over."""
     shell = _quiet_operator(stage)
     for _ in range(stage.draw.randint(1, 100)):
         operate(stage, shell, stage.draw)
@@ -239,7 +240,8 @@ def _rolling_reboot(stage: Stage) -> None:
         stage.crash(host)
         stage.run_for(1)
         stage.back(host)
-        stage.until(20, lambda host=host: _takes_part(stage, host.uid), "the host takes part again")
+        back = functools.partial(_takes_part, stage, host.uid)
+        stage.until(20, back, "the host takes part again")
         settle(stage)
         stage.happened("reboots")
 
