@@ -306,3 +306,35 @@ def test_idle_guard_ends_by_itself(tmp_path: pathlib.Path) -> None:
         assert not guard.socket.exists()
     finally:
         guard.stop()
+
+
+def test_switched_while_it_runs(guard: GuardProcess, client: Client) -> None:
+    pid = started(guard, client)
+    client.ask("mark", uid="a", state="running")
+    client.ask("arm", uid="a", deadline_ns=boottime_ns(60), epoch=3, seq=1)
+    facts = client.facts("a")
+    assert (facts["guard_seq"], facts["guard_epoch"], facts["deadline_ns"] > 0) == (1, 3, True)
+    assert client.ask("disarm", uid="a", seq=2)["deadline_ns"] == 0
+    client.ask("extend", deadline_ns=1)
+    assert "error" not in client.ask("mark", uid="a", state="running")
+    assert not gone(pid)
+    client.ask("arm", uid="a", deadline_ns=boottime_ns(0.2), epoch=4, seq=3)
+    until(lambda: gone(pid))
+    until(lambda: client.facts("a")["killed_by_guard"])
+
+
+@pytest.mark.parametrize(
+    "late", [("disarm", {"seq": 1}), ("disarm", {"seq": 2}), ("arm", {"seq": 1, "deadline_ns": 1})]
+)
+def test_word_that_was_overtaken_is_refused_by_any_connection(
+    guard: GuardProcess, late: tuple[str, dict[str, int]]
+) -> None:
+    deadline_ns = boottime_ns(60)
+    with guard.client() as daemon:
+        started(guard, daemon)
+        daemon.ask("disarm", uid="a", seq=1)
+        daemon.ask("arm", uid="a", deadline_ns=deadline_ns, epoch=1, seq=2)
+    with guard.client() as restarted:
+        assert "error" in restarted.ask(late[0], uid="a", **late[1])
+        facts = restarted.facts("a")
+    assert (facts["guard_seq"], facts["deadline_ns"]) == (2, deadline_ns)

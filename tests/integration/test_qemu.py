@@ -179,7 +179,7 @@ def test_guard_kills_at_the_deadline_without_daemon(state: pathlib.Path, plain: 
     async def scenario(made: QemuHypervisor) -> None:
         started = await made.start_paused(lab.plan(plain))
         deadline_ns = lab.boottime_ns(1.0)
-        await made.arm("guest1", deadline_ns)
+        await made.arm("guest1", deadline_ns, epoch=1, seq=0)
         await made.resume("guest1")
         await made.close()
         while pathlib.Path(f"/proc/{started.pid}").exists():

@@ -3,13 +3,16 @@
 import asyncio
 from contextlib import contextmanager
 
-from blixard.cluster import apply
+import msgspec
+
+from blixard.cluster import apply, kinds
 from blixard.cluster.leases import LeaseConfig
 from blixard.consensus.log import Log
 from blixard.consensus.node import RaftNode
 from blixard.consensus.saving import Saver
 from blixard.simulation.hypervisor import GuestWorld
 from blixard.simulation.register import RegisterMachine
+from blixard.vms import guarding, replicas
 
 
 @contextmanager
@@ -112,6 +115,39 @@ def reports_of_any_run():
     return patched(apply, "_check_not_fenced", lambda _draft, _op, _old: None)
 
 
+@contextmanager
+def _switching(step):
+    """Let the leader change the guard's mode by *step*, and apply accept it."""
+    with patched(replicas, "switched", step), patched(kinds, "_guard_step", lambda *_: ""):
+        yield
+
+
+def counted_before_the_word():
+    """A change to fence counts at once, whatever the guard was told."""
+
+    def step(spec, status, *, fence):
+        return msgspec.structs.replace(guarding.switched(spec, status, fence=fence), fenced=fence)
+
+    return _switching(step)
+
+
+def disarmed_before_the_commit():
+    """A change to keep counts only when the guard has disarmed, so that it disarms too early."""
+
+    def step(spec, status, *, fence):
+        new = guarding.switched(spec, status, fence=fence)
+        told = (status.run, status.guard_seq, status.guard) == (new.run, new.guard_seq, "keep")
+        waits = spec.fenced and not fence and not told
+        return msgspec.structs.replace(new, fenced=waits or (new.fenced and fence))
+
+    return _switching(step)
+
+
+def older_words_count():
+    """The guard does what it was told last, in whatever order that was said."""
+    return patched(GuestWorld, "counts", lambda *_: True)
+
+
 def crash_in_a_task():
     """A task of the node raises."""
     heard = RaftNode._on_ticks
@@ -132,6 +168,11 @@ RAFT_MUTANTS = {
     "read_without_quorum": (read_without_quorum, "linearizability"),
     "forget_a_write": (forget_a_write, ("acknowledged writes", "linearizability", "stale read")),
     "crash_in_a_task": (crash_in_a_task, "crash"),
+}
+GUARD_MUTANTS = {
+    "counted_before_the_word": counted_before_the_word,
+    "disarmed_before_the_commit": disarmed_before_the_commit,
+    "older_words_count": older_words_count,
 }
 NODE_MUTANTS = {
     "guard_armed_too_late": (guard_armed_too_late, "double run"),

@@ -192,7 +192,26 @@ def instance_rule(state: StateView, old: Resource | None, new: Resource | None) 
         broken = _still_there(state, old, was)
         if broken:
             return broken
+    broken = _guard_step(old, new) if old is not None else ""
+    if broken:
+        return broken
     return _capacity(state, old, new, now) if now else ""
+
+
+def _guard_step(old: Resource, new: Resource) -> str:
+    """An instance counts as fenced only if no process of it can outlive its node's lease."""
+    was, now = old.spec, new.spec
+    if int(now.get("guardSeq", 0)) < int(was.get("guardSeq", 0)):
+        return "an instance's guardSeq cannot go back"
+    if not now.get("fenced"):
+        return ""
+    if now.get("guard") == "keep":
+        return "an instance that its guard keeps is not fenced"
+    if was.get("fenced") or not was.get("node") or was.get("node") != now.get("node"):
+        return ""
+    told = tuple(old.status.get(key) for key in ("run", "guardSeq", "guard"))
+    wanted = (was.get("run"), now.get("guardSeq"), "fence")
+    return "" if told == wanted else "its guard has not said that it is armed"
 
 
 def _still_there(state: StateView, old: Resource, node_uid: str) -> str:

@@ -71,6 +71,10 @@ class NodeAuthority:
 
 
 def ends_with_epoch(process: HypervisorInstance, epoch: int) -> bool:
-    """Tell whether a process must be gone before its node may live in *epoch*."""
-    plan = process.plan
-    return plan.fenced and plan.node_epoch < epoch and process.state != "exited"
+    """Tell whether a process must be gone before its node may live in *epoch*.
+
+    What it was armed under counts, which may be later than its start; a start under way ends.
+    """
+    if process.state == "paused":
+        return process.plan.node_epoch < epoch
+    return process.state == "running" and process.guard == "fence" and process.guard_epoch < epoch

@@ -148,7 +148,13 @@ class NodeLink:
     async def run_heartbeats(self) -> None:
         """Renew the lease for ever."""
         while True:
-            renewed = await self._heartbeat()
+            try:
+                renewed = await self._heartbeat()
+            except BlixardError as error:
+                # The guard cannot be asked. It goes by the deadlines that it has; a new epoch is
+                # entered only once its old instances are seen to be gone.
+                self._env.log("warning", "guard_silent", code=error.code, detail=error.message)
+                renewed = False
             await asyncio.sleep(self._config.heartbeat_s if renewed else RETRY_S)
 
     async def _heartbeat(self) -> bool:

@@ -35,14 +35,19 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     gateway: str = ""
     mtu: int = 1450
     node: str = ""
-    fenced: bool = False
 
 
+GuardMode = Literal["keep", "fence"]
 ProcessState = Literal["paused", "running", "exited"]
 
 
 class HypervisorInstance(msgspec.Struct, frozen=True, kw_only=True):
-    """One hypervisor process as the guard knows it; survives restarts of the daemon."""
+    """One hypervisor process as the guard knows it; survives restarts of the daemon.
+
+    ``guard`` is what the guard does with it when the node's lease ends (``fence``: it kills),
+    ``guard_seq`` the number of the word by which it was told so, ``guard_epoch`` the node epoch
+    under which it was armed last (0: never).
+    """
 
     instance_uid: str
     plan: LaunchPlan
@@ -50,6 +55,9 @@ class HypervisorInstance(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     exit_code: int | None = None
     killed_by_guard: bool = False
+    guard: GuardMode = "keep"
+    guard_seq: int = 0
+    guard_epoch: int = 0
 
 
 class GuestStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,8 +78,17 @@ class Hypervisor(Protocol):
     async def start_paused(self, plan: LaunchPlan) -> HypervisorInstance:
         """Spawn the hypervisor with the CPUs stopped. Raises BlixardError GUEST_START_FAILED."""
 
-    async def arm(self, instance_uid: str, deadline_boottime_ns: int) -> None:
-        """Let the guard kill the instance at the deadline, whatever the daemon does."""
+    async def arm(
+        self, instance_uid: str, deadline_boottime_ns: int, *, epoch: int, seq: int
+    ) -> None:
+        """Let the guard kill the instance at the deadline, whatever the daemon does.
+
+        *epoch* is the node's; a *seq* lower than one heard before is refused, also after the
+        daemon restarted. Raises BlixardError HYPERVISOR_UNAVAILABLE.
+        """
+
+    async def disarm(self, instance_uid: str, *, seq: int) -> None:
+        """Take the deadline from an instance. Raises as :meth:`arm` does."""
 
     async def extend(self, deadline_boottime_ns: int) -> None:
         """Move the deadline of all armed instances later; never earlier."""

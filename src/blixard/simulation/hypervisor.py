@@ -33,6 +33,8 @@ class SimInstance(msgspec.Struct):
     killed_by_guard: bool = False
     exit_code: int | None = None
     timer: SimHandle | None = None
+    guard_seq: int = 0
+    guard_epoch: int = 0
 
     def shown(self) -> HypervisorInstance:
         """Return what the port shows."""
@@ -43,6 +45,9 @@ class SimInstance(msgspec.Struct):
             pid=self.pid,
             exit_code=self.exit_code,
             killed_by_guard=self.killed_by_guard,
+            guard="keep" if self.deadline_ns is None else "fence",
+            guard_seq=self.guard_seq,
+            guard_epoch=self.guard_epoch,
         )
 
 
@@ -71,6 +76,7 @@ class GuestWorld:
         self.boot_mean_s = BOOT_MEAN_S
         self.deaf = False
         self.hung: list[str] = []
+        self.guard_mean_s = 0.001
         self._random = generator
         self._now_ns = now_ns
         self._observer = observer
@@ -134,6 +140,43 @@ class GuestWorld:
             self._observer.ended(self.machine.host, instance.plan)
         self._changed(uid)
 
+    def arm(self, uid: str, deadline_ns: int, epoch: int, seq: int) -> None:
+        """Have the guard kill the instance at the deadline."""
+        instance = self._heard(uid, seq)
+        instance.guard_epoch = max(instance.guard_epoch, epoch)
+        self.set_deadline(uid, deadline_ns)
+
+    def disarm(self, uid: str, seq: int) -> None:
+        """Have the guard forget the deadline."""
+        instance = self._heard(uid, seq)
+        instance.deadline_ns = None
+        if instance.timer is not None:
+            instance.timer.cancel()
+
+    def _heard(self, uid: str, seq: int) -> SimInstance:
+        """Return the instance that a word is about, unless the word is an older one."""
+        instance = self.get(uid)
+        late = instance.deadline_ns is not None and self.boottime_ns() >= instance.deadline_ns
+        if instance.state == "exited" or late or not self.counts(instance, seq):
+            raise BlixardError("HYPERVISOR_UNAVAILABLE", f"the guard refused word {seq} for {uid}")
+        instance.guard_seq = seq
+        return instance
+
+    def counts(self, instance: SimInstance, seq: int) -> bool:
+        """Tell whether a word is none that was overtaken."""
+        return seq >= instance.guard_seq
+
+    def answer(self, do: Callable[[], None], done: asyncio.Future[None]) -> None:
+        """The guard reads a request: it does so too if the daemon that sent it is dead."""
+        try:
+            do()
+        except BlixardError as error:
+            if not done.done():
+                done.set_exception(error)
+            return
+        if not done.done():
+            done.set_result(None)
+
     def set_deadline(self, uid: str, deadline_ns: int) -> None:
         """Arm the guard, or move its deadline later."""
         instance = self.get(uid)
@@ -179,6 +222,10 @@ class GuestWorld:
             and self._now_ns() >= instance.boots_at_ns
         )
 
+    def later(self, seconds: float, callback: Callable[..., object], *args: object) -> None:
+        """Call something on the host, also if its daemon dies."""
+        self.machine.call_at_ns(self._now_ns() + int(seconds * 1e9), callback, *args)
+
     def boottime_ns(self) -> int:
         """Return the host's CLOCK_BOOTTIME."""
         return self.machine.clock.boottime_ns(self._now_ns())
@@ -212,10 +259,24 @@ class SimHypervisor:
         await self._take(0.05)
         return self._world.spawn(plan).shown()
 
-    async def arm(self, instance_uid: str, deadline_boottime_ns: int) -> None:
+    async def _ask_guard(self, do: Callable[[], None]) -> None:
+        """Send the guard a word, which is on its way whatever becomes of the daemon."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        delay_s = self._world.guard_mean_s * (0.5 + self._random.random())
+        self._world.later(delay_s, self._world.answer, do, done)
+        await done
+
+    async def arm(
+        self, instance_uid: str, deadline_boottime_ns: int, *, epoch: int, seq: int
+    ) -> None:
         """Let the guard kill the instance at the deadline."""
-        await self._take(0.001)
-        self._world.set_deadline(instance_uid, deadline_boottime_ns)
+        await self._ask_guard(
+            lambda: self._world.arm(instance_uid, deadline_boottime_ns, epoch, seq)
+        )
+
+    async def disarm(self, instance_uid: str, *, seq: int) -> None:
+        """Take the deadline from an instance."""
+        await self._ask_guard(lambda: self._world.disarm(instance_uid, seq))
 
     async def extend(self, deadline_boottime_ns: int) -> None:
         """Move the deadline of all armed instances later."""

@@ -230,6 +230,7 @@ class Simulation:
             env = self.world.client(self.options.clients)
             self.operator = Operator(env, nodes)
             env.spawn(self.operator.run(), name="operator")
+            env.spawn(self.operator.switch(), name="switcher")
         now_ms = self.world.loop.now_ns // 1_000_000
         heal_ms = max(now_ms + 1_000, int(end_ns * 0.75) // 1_000_000)
         plan = self.plan or draw_plan(

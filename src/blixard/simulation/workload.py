@@ -16,6 +16,7 @@ ASK, APPLY = "sim.ask", "sim.apply"
 _TIMEOUT_S = 1.5
 _MEAN_GAP_S = 0.17
 _SCALE_GAP_S = 15.0
+_SWITCH_GAP_S = 5.0
 _DECLARE_RETRY_S = 0.5
 _ATTEMPTS = 3
 _FAILED = ("NOT_LEADER", "NO_QUORUM", "OVERLOADED", "DISK_FULL")
@@ -81,7 +82,7 @@ class Asking:
 
 
 class Operator:
-    """Wants VMs, and changes how many replicas it wants."""
+    """Wants VMs, changes how many replicas it wants and what a cut-off node does with them."""
 
     def __init__(self, env: SimEnvironment, nodes: list[str]) -> None:
         self._env = env
@@ -95,6 +96,14 @@ class Operator:
         while not self.stopped:
             await asyncio.sleep(self._env.random.expovariate(1 / _SCALE_GAP_S))
             await self._declare(Declare("web", self._env.random.randint(1, 3)))
+
+    async def switch(self) -> None:
+        """Change what a cut-off node does with running VMs, now and then."""
+        draw = self._env.random
+        while not self.stopped:
+            await asyncio.sleep(draw.expovariate(1 / _SWITCH_GAP_S))
+            name, replicas = draw.choice((("single", 1), ("kept", 2)))
+            await self._declare(Declare(name, replicas, draw.choice(("fence", "keep"))))
 
     async def _declare(self, wanted: Declare) -> None:
         while not self.stopped:

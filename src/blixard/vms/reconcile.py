@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from blixard.ports.hypervisor import HypervisorInstance
+from blixard.vms.guarding import mode_of
 from blixard.vms.spec import InstanceSpec
 
 BACKOFF_FIRST_S = 1.0
@@ -44,6 +45,7 @@ class History(msgspec.Struct, kw_only=True):
     ready: bool = False
     misses: int = 0
     next_check_s: float = 0.0
+    next_guard_s: float = 0.0
     completed: bool = False
     restart_generation: int = -1
     reason: str = ""
@@ -54,6 +56,7 @@ StepKind = Literal[
     "build",
     "launch",
     "check",
+    "guard",
     "stop",
     "kill",
     "collect",
@@ -164,6 +167,9 @@ def _live(
         return Step(kind="stop", why="its image changed")
     if history.restart_generation not in (-1, spec.restart_generation):
         return Step(kind="stop", why="restart asked for")
+    told = (process.guard, process.guard_seq)
+    if told != (mode_of(spec), spec.guard_seq) and now_s >= history.next_guard_s:
+        return Step(kind="guard")
     if now_s >= history.next_check_s:
         return Step(kind="check")
     return Step(kind="wait", until_s=history.next_check_s)

@@ -22,6 +22,7 @@ from blixard.cluster.store import Store
 from blixard.network.addresses import AddressPlan
 from blixard.placement.choice import Choice, PlacementRequest, choose
 from blixard.ports.guests import GuestRecipe
+from blixard.vms.guarding import placed, switched
 from blixard.vms.rooms import Rooms
 from blixard.vms.settled import Settled
 from blixard.vms.spec import InstanceSpec, InstanceStatus, VMSpec, is_fenced
@@ -205,12 +206,13 @@ class ReplicaPlanner:
     def _template(
         self, vm: Resource, spec: VMSpec, recipe: GuestRecipe, member: Member
     ) -> InstanceSpec:
+        if member.spec.node:
+            base = switched(member.spec, member.status, fence=is_fenced(spec))
+        else:
+            base = placed(member.spec, fence=is_fenced(spec))
         return msgspec.structs.replace(
-            member.spec,
+            base,
             desired="Running" if spec.running else "Stopped",
-            # Only a new placement may change it: the guard does not know a process that was
-            # started unfenced, so the cluster must not take it for dead when the lease ends.
-            fenced=member.spec.fenced if member.spec.node else is_fenced(spec),
             vcpus=spec.vcpus,
             memory_mib=parse_memory_mib(spec.memory),
             recipe=recipe,
@@ -222,12 +224,11 @@ class ReplicaPlanner:
         )
 
     def _place(self, vm: Resource, spec: VMSpec, wanted: InstanceSpec, member: Member) -> None:
-        wanted = msgspec.structs.replace(wanted, fenced=is_fenced(spec))
-        choice, placed = self._choose(vm, spec, wanted)
-        if placed is None:
+        choice, chosen = self._choose(vm, spec, placed(wanted, fence=is_fenced(spec)))
+        if chosen is None:
             self._unplace(wanted, member, phase="Pending", reason=choice.why)
             return
-        self._put(member.resource, placed)
+        self._put(member.resource, chosen)
         self._set_status(member, phase="Pending", ready=False, reason="")
 
     def _leaving(self, node_uid: str) -> bool:
@@ -308,10 +309,10 @@ class ReplicaPlanner:
         wanted = msgspec.structs.replace(wanted, ip=ip, mac=mac)
         status = InstanceStatus()
         if spec.running:
-            choice, placed = self._choose(vm, spec, wanted)
-            if placed is None:
+            choice, chosen = self._choose(vm, spec, wanted)
+            if chosen is None:
                 status = InstanceStatus(reason=choice.why)
-            wanted = placed or wanted
+            wanted = chosen or wanted
         self._add(
             Put(
                 kind="Instance",
@@ -454,7 +455,9 @@ def _restart_needed(old: InstanceSpec, new: InstanceSpec) -> bool:
 
 
 def _only_desired(old: InstanceSpec, new: InstanceSpec) -> InstanceSpec:
-    return msgspec.structs.replace(old, desired=new.desired, fenced=new.fenced)
+    return msgspec.structs.replace(
+        old, desired=new.desired, fenced=new.fenced, guard=new.guard, guard_seq=new.guard_seq
+    )
 
 
 def _may_disturb(member: Member, alive: list[Member], disturbed: set[str]) -> bool:

@@ -183,7 +183,9 @@ class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One instance, written by the leader's controller only.
 
     ``node`` is a node uid (empty: not placed); ``run`` grows with every new placement;
-    ``fenced``: the guard kills it when the node's lease ends. Memory in MiB.
+    ``fenced``: the guard kills it when the node's lease ends, surely: the cluster may count on it.
+    ``guard`` is what the guard is to do (empty: as ``fenced`` says), ``guard_seq`` is raised by
+    each change of that (guarding.py). Memory in MiB.
     """
 
     vm: str
@@ -194,6 +196,8 @@ class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     node_epoch: int = 0
     run: int = 0
     fenced: bool = False
+    guard: Literal["", "keep", "fence"] = ""
+    guard_seq: int = 0
     network: str = ""
     ip: str = ""
     mac: str = ""
@@ -216,6 +220,7 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     ``phases_ms`` is what the last start took, on the node's own clock: ``build`` (the runner is
     built or found), ``prepare`` (tap and stopped hypervisor), ``start`` (guard armed, leader asked,
     CPUs released), ``boot`` (until the agent answers), ``ready`` (until the checks given do).
+    ``guard`` and ``guard_seq`` are what the node's guard has confirmed for a process of this run.
     """
 
     phase: Phase = "Pending"
@@ -228,6 +233,8 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     run: int = 0
     console: list[str] = []
     phases_ms: dict[str, int] = {}
+    guard: Literal["", "keep", "fence"] = ""
+    guard_seq: int = 0
 
 
 def is_fenced(spec: VMSpec) -> bool:

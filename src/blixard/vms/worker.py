@@ -13,6 +13,7 @@ from blixard.ports.environment import Environment
 from blixard.ports.guests import GuestBuilder, GuestRecipe
 from blixard.ports.hypervisor import Hypervisor, HypervisorInstance, LaunchPlan
 from blixard.ports.network import NetworkBackend
+from blixard.vms.guarding import mode_of
 from blixard.vms.reconcile import (
     STOP_GRACE_S,
     Assignment,
@@ -28,6 +29,7 @@ from blixard.vms.reconcile import (
 from blixard.vms.spec import LIFECYCLE, Event, InstanceSpec, InstanceStatus, Phase
 
 CONSOLE_LINES = 20
+GUARD_RETRY_S = 1.0
 PATH_MAX = 8  # phases between two reports; more are told as Unknown and the last
 _READY: dict[Phase, Event | Literal[""]] = {"Starting": "ready", "Running": ""}
 _WITH_PROCESS = ("Starting", "Running", "Paused", "Migrating", "Stopping")
@@ -81,6 +83,7 @@ class Worker:
         self._path: list[Phase] = ["Unknown"]
         self._phases_ms: dict[str, int] = {}
         self._last: Assignment | None = None
+        self._guarded: tuple[Literal["", "keep", "fence"], int] = ("", 0)
 
     def assign(self, assignment: Assignment | None) -> None:
         """Give the newest assignment; None: the instance is no longer ours."""
@@ -93,6 +96,7 @@ class Worker:
             if old.spec.run != assignment.spec.run:
                 self.history = History()
                 self._status, self._path = InstanceStatus(phase="Unknown"), ["Unknown"]
+                self._guarded = ("", 0)
             elif old.spec.node_epoch != assignment.spec.node_epoch:
                 self.report_again()
         self.wake()
@@ -118,6 +122,7 @@ class Worker:
         process = await self._process()
         if process is None and self._status.phase in _WITH_PROCESS:
             self._go("exited")  # the guard is gone, and what it held with it
+        self._note_guard(process)
         step = decide(
             self.assignment,
             process,
@@ -128,6 +133,13 @@ class Worker:
         )
         await self._do(step, process)
         return step
+
+    def _note_guard(self, process: HypervisorInstance | None) -> None:
+        """Take the guard's own word for what it does with a process of this run."""
+        if process is None or process.state == "exited" or self._last is None:
+            return
+        if process.plan.run == self._last.spec.run:
+            self._guarded = (process.guard, process.guard_seq)
 
     async def _process(self) -> HypervisorInstance | None:
         for process in await self._tools.hypervisor.instances():
@@ -157,6 +169,8 @@ class Worker:
             case "check":
                 assert process is not None
                 await self._check(process)
+            case "guard":
+                await self._switch_guard()
             case "stop" | "kill":
                 await self._stop(step)
             case "collect":
@@ -195,7 +209,8 @@ class Worker:
         self._say()
         plan = await self._plan(self.assignment, epoch)
         spawned_s = began_s
-        allowed, step = False, start_step(None, fenced=spec.fenced)
+        tells = mode_of(spec) == "fence" or spec.guard_seq > 0
+        allowed, step = False, start_step(None, fenced=tells)
         while step is not None:
             match step:
                 case "spawn":
@@ -203,14 +218,14 @@ class Worker:
                     self._phases_ms["prepare"] = _ms_since(began_s)
                     spawned_s = _now()
                 case "arm":
-                    await hypervisor.arm(self.uid, authority.deadline_ns)
+                    await self._tell_guard(spec, epoch)
                 case "ask":
                     allowed = await authority.confirm_start(self.uid, spec.run, epoch)
                 case "resume":
                     await hypervisor.resume(self.uid)
                 case "discard":
                     await self._discard()
-            step = start_step(step, fenced=spec.fenced, allowed=allowed)
+            step = start_step(step, fenced=tells, allowed=allowed)
         if not allowed:
             self.history.next_launch_s = _now() + backoff_s(1)
             return
@@ -218,6 +233,25 @@ class Worker:
         self._phases_ms["start"] = _ms_since(spawned_s)
         self.history.resumed_s = _now()
         self._say(started=True)
+
+    async def _tell_guard(self, spec: InstanceSpec, epoch: int) -> None:
+        hypervisor = self._tools.hypervisor
+        if mode_of(spec) == "fence":
+            deadline_ns = self._tools.authority.deadline_ns
+            await hypervisor.arm(self.uid, deadline_ns, epoch=epoch, seq=spec.guard_seq)
+        elif spec.guard_seq:
+            await hypervisor.disarm(self.uid, seq=spec.guard_seq)
+
+    async def _switch_guard(self) -> None:
+        """``onPartition`` changed while it runs; the check that follows reports what came of it."""
+        assert self.assignment is not None
+        now_s = _now()
+        self.history.next_guard_s, self.history.next_check_s = now_s + GUARD_RETRY_S, now_s
+        try:
+            await self._tell_guard(self.assignment.spec, self._tools.authority.epoch)
+        except BlixardError as error:
+            # The instance itself is well, or its end is noticed by the next look.
+            self._tools.env.log("warning", "guard_not_switched", uid=self.uid, detail=error.message)
 
     async def _spawn(self, plan: LaunchPlan) -> None:
         """Start it stopped; after a failure the builder looks whether the runner is still there.
@@ -257,7 +291,6 @@ class Worker:
             gateway=gateway,
             mtu=mtu,
             node=spec.node_name,
-            fenced=spec.fenced,
         )
 
     async def _check(self, process: HypervisorInstance) -> None:
@@ -422,6 +455,8 @@ class Worker:
             run=self.assignment.spec.run,
             console=console if console is not None else (old.console if trying else []),
             phases_ms=dict(self._phases_ms),
+            guard=self._guarded[0],
+            guard_seq=self._guarded[1],
         )
         if new != old or self._path:
             path, self._path = tuple(self._path) or (phase,), []

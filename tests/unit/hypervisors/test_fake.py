@@ -64,7 +64,7 @@ def test_life_from_start_to_forgotten() -> None:
 def test_deadline_kills_and_is_final() -> None:
     async def scenario(fake: FakeHypervisor) -> None:
         await fake.start_paused(plan())
-        await fake.arm("u1", 2 * SECOND_NS)
+        await fake.arm("u1", 2 * SECOND_NS, epoch=1, seq=0)
         await fake.extend(SECOND_NS)
         await fake.resume("u1")
         fake.advance(1.5)

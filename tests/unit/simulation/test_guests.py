@@ -40,7 +40,7 @@ class Machine:
         self.do(host, hypervisor.start_paused(PLAN))
         if lease_s is not None:
             end = host.guests.boottime_ns() + int(lease_s * 1e9)
-            self.do(host, hypervisor.arm("i", end))
+            self.do(host, hypervisor.arm("i", end, epoch=1, seq=0))
         self.do(host, hypervisor.resume("i"))
 
 
@@ -108,7 +108,7 @@ def test_resume_after_the_deadline_is_refused():
     host = machine.world.hosts[0]
     hypervisor = host.daemon.hypervisor
     machine.do(host, hypervisor.start_paused(PLAN))
-    machine.do(host, hypervisor.arm("i", host.guests.boottime_ns() - 1))
+    machine.do(host, hypervisor.arm("i", host.guests.boottime_ns() - 1, epoch=1, seq=0))
     with pytest.raises(BlixardError, match="GUEST_START_FAILED"):
         machine.do(host, hypervisor.resume("i"))
 
@@ -121,3 +121,20 @@ def test_guest_answers_once_it_has_booted():
         machine.do(host, host.daemon.hypervisor.guest_status("i"))
     machine.run(5)
     assert machine.do(host, host.daemon.hypervisor.guest_status("i")).ready
+
+
+def test_word_of_a_dead_daemon_arrives_and_counts_only_if_none_overtook_it():
+    machine = Machine()
+    host = machine.world.hosts[0]
+    machine.start(host, lease_s=60)
+    host.guests.guard_mean_s = 10
+    host.daemon.process.spawn(host.daemon.hypervisor.disarm("i", seq=1), name="late")
+    machine.run(1)
+    host.kill_daemon()
+    host.start_daemon()
+    end_ns = host.guests.boottime_ns() + 60 * 10**9
+    host.guests.guard_mean_s = 0.001
+    machine.do(host, host.daemon.hypervisor.arm("i", end_ns, epoch=2, seq=2))
+    machine.run(20)
+    [found] = machine.do(host, host.daemon.hypervisor.instances())
+    assert (found.guard, found.guard_seq, found.guard_epoch) == ("fence", 2, 2)

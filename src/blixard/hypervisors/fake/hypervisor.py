@@ -81,13 +81,25 @@ class FakeHypervisor:
         self._instances[uid] = made
         return made
 
-    async def arm(self, instance_uid: str, deadline_boottime_ns: int) -> None:
+    async def arm(
+        self, instance_uid: str, deadline_boottime_ns: int, *, epoch: int, seq: int
+    ) -> None:
         """Set the deadline; never earlier than it was."""
         self.calls.append(("arm", instance_uid))
         self._check_alive(instance_uid)
+        self._check_seq(instance_uid, seq)
         known = self._deadlines.get(instance_uid, 0)
         self._deadlines[instance_uid] = max(known, deadline_boottime_ns)
+        self._set(instance_uid, guard="fence", guard_seq=seq, guard_epoch=epoch)
         self.advance(0)
+
+    async def disarm(self, instance_uid: str, *, seq: int) -> None:
+        """Take the deadline away."""
+        self.calls.append(("disarm", instance_uid))
+        self._check_alive(instance_uid)
+        self._check_seq(instance_uid, seq)
+        self._deadlines.pop(instance_uid, None)
+        self._set(instance_uid, guard="keep", guard_seq=seq, guard_epoch=0)
 
     async def extend(self, deadline_boottime_ns: int) -> None:
         """Move the deadlines of all armed instances later."""
@@ -169,6 +181,10 @@ class FakeHypervisor:
     def console_tail(self, instance_uid: str, lines: int) -> list[str]:
         """Return the last lines of :attr:`consoles`."""
         return self.consoles.get(instance_uid, [])[-lines:] if lines > 0 else []
+
+    def _check_seq(self, uid: str, seq: int) -> None:
+        if seq < self._instances[uid].guard_seq:
+            raise BlixardError("HYPERVISOR_UNAVAILABLE", f"word {seq} for {uid} is an older one")
 
     def _check_alive(self, uid: str) -> None:
         if not self._alive(uid):

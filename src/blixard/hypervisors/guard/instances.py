@@ -30,6 +30,8 @@ class Instance:
         self.state = "paused"
         self.exit_code: int | None = None
         self.deadline_ns = 0
+        self.seq = 0
+        self.epoch = 0
         self.killed_by_guard = False
 
     def expired(self) -> bool:
@@ -47,6 +49,8 @@ class Instance:
             "exit_code": self.exit_code,
             "killed_by_guard": self.killed_by_guard,
             "deadline_ns": self.deadline_ns,
+            "guard_seq": self.seq,
+            "guard_epoch": self.epoch,
         }
 
 
@@ -111,7 +115,11 @@ class Instances:
             raise Refused("no such instance")
         match request["op"]:
             case "arm":
-                return self._arm(instance, int(request["deadline_ns"]))
+                # Daemons from before say neither number.
+                deadline_ns, epoch = int(request["deadline_ns"]), int(request.get("epoch", 0))
+                return self._arm(instance, deadline_ns, int(request.get("seq", 0)), epoch)
+            case "disarm":
+                return self._disarm(instance, int(request["seq"]))
             case "mark":
                 return self._mark(instance, str(request["state"]))
             case "kill":
@@ -136,9 +144,21 @@ class Instances:
         self._all[uid] = Instance(plan, pid, user)
         return self._all[uid].facts()
 
-    def _arm(self, instance: Instance, deadline_ns: int) -> dict[str, Any]:
+    def _arm(self, instance: Instance, deadline_ns: int, seq: int, epoch: int) -> dict[str, Any]:
         _check_alive(instance)
+        _check_seq(instance, seq)
+        instance.seq = seq
+        instance.epoch = max(instance.epoch, epoch)
         instance.deadline_ns = deadlines.armed(instance.deadline_ns, deadline_ns)
+        return instance.facts()
+
+    def _disarm(self, instance: Instance, seq: int) -> dict[str, Any]:
+        _check_alive(instance)
+        _check_seq(instance, seq)
+        if instance.deadline_ns and seq == instance.seq:
+            raise Refused(f"word {seq} was to arm it")
+        instance.seq = seq
+        instance.deadline_ns = 0
         return instance.facts()
 
     def _extend(self, deadline_ns: int) -> dict[str, Any]:
@@ -167,6 +187,12 @@ class Instances:
         self._cgroups.kill(instance.plan["uid"])
         os.kill(instance.pid, signal.SIGKILL)
         return True
+
+
+def _check_seq(instance: Instance, seq: int) -> None:
+    """What was said before something else, and came after it, counts no longer."""
+    if seq < instance.seq:
+        raise Refused(f"word {seq} is older than word {instance.seq}")
 
 
 def _check_alive(instance: Instance) -> None:

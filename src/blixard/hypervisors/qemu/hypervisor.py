@@ -149,9 +149,17 @@ class QemuHypervisor:
             self._live[uid] = _Live(qmp, AgentLink(self._path(uid, AGENT_SOCKET)))
         return self._live[uid]
 
-    async def arm(self, instance_uid: str, deadline_boottime_ns: int) -> None:
+    async def arm(
+        self, instance_uid: str, deadline_boottime_ns: int, *, epoch: int, seq: int
+    ) -> None:
         """Let the guard kill the instance at the deadline."""
-        await self._guard.call("arm", uid=instance_uid, deadline_ns=deadline_boottime_ns)
+        await self._guard.call(
+            "arm", uid=instance_uid, deadline_ns=deadline_boottime_ns, epoch=epoch, seq=seq
+        )
+
+    async def disarm(self, instance_uid: str, *, seq: int) -> None:
+        """Take the deadline from an instance."""
+        await self._guard.call("disarm", uid=instance_uid, seq=seq)
 
     async def extend(self, deadline_boottime_ns: int) -> None:
         """Move the deadlines of all armed instances later."""
@@ -284,13 +292,19 @@ class QemuHypervisor:
 
 
 def _instance(facts: dict[str, Any]) -> HypervisorInstance:
+    plan = msgspec.convert(facts["plan"], LaunchPlan)
+    armed = bool(facts["deadline_ns"])
     return HypervisorInstance(
         instance_uid=str(facts["uid"]),
-        plan=msgspec.convert(facts["plan"], LaunchPlan),
+        plan=plan,
         state=facts["state"],
         pid=int(facts["pid"]),
         exit_code=facts["exit_code"],
         killed_by_guard=bool(facts["killed_by_guard"]),
+        guard="fence" if armed else "keep",
+        # A guard from before an upgrade knows neither: it armed when it started the process.
+        guard_seq=int(facts.get("guard_seq", 0)),
+        guard_epoch=int(facts.get("guard_epoch", plan.node_epoch)) if armed else 0,
     )
 
 

@@ -166,9 +166,12 @@ def process_of(state: str, epoch: int, run: int) -> HypervisorInstance:
     spec = InstanceSpec(vm="web", ordinal=1)
     plan = LaunchPlan(
         instance_uid=INSTANCE_UID, name="web-1", namespace="default", node_epoch=epoch, run=run,
-        runner="", memory_mib=spec.memory_mib, vcpus=spec.vcpus, fenced=True,
+        runner="", memory_mib=spec.memory_mib, vcpus=spec.vcpus,
     )  # fmt: skip
-    return HypervisorInstance(instance_uid=INSTANCE_UID, plan=plan, state=state, pid=1)  # type: ignore[arg-type]
+    return HypervisorInstance(
+        instance_uid=INSTANCE_UID, plan=plan, state=state, pid=1,  # type: ignore[arg-type]
+        guard="fence", guard_epoch=epoch,
+    )  # fmt: skip
 
 
 def instance_spec(place: Instance) -> InstanceSpec:
