@@ -1,8 +1,9 @@
 """What the clients asked for on a few contended keys, what became of it, and the judgement.
 
 A key lives for a bounded number of requests and is judged when all of them are over; then only its
-last value is kept. What the simulator knows makes the judgement sharp: a request without an answer
-that was applied had happened by then; one that was never applied has not happened.
+last value is kept. What the simulator knows makes the judgement sharp, and the search short: a
+request without an answer that was applied had happened by then; one that was not applied by the
+time of the judgement cannot explain anything that any client has seen before.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from blixard.simulation.models import UNKNOWN, Kind, Operation
 
 SLOTS = 3
 REQUESTS_PER_KEY = 150
-MAX_REMEMBERED = 2_000
+MAX_REMEMBERED = 20_000
 
 Fail = Callable[[str, str], None]
 
@@ -39,6 +40,7 @@ class Request(msgspec.Struct):
     applied: int = 0
     changed: bool = False
     state: str = "open"
+    forgotten: bool = False  # too long ago: whether it was applied is not known
 
     def operation(self, ended: int | None, result: object) -> Operation:
         """Return it as the checker sees it."""
@@ -109,7 +111,7 @@ class History:
     def _remember(self, request: Request) -> None:
         self._requests[request.id] = request
         if len(self._requests) > MAX_REMEMBERED:
-            del self._requests[next(iter(self._requests))]
+            self._requests.pop(next(iter(self._requests))).forgotten = True
 
     def key_of(self, slot: int) -> str:
         """Return the key that a slot means now."""
@@ -192,17 +194,20 @@ class History:
     # judging
 
     def finish(self) -> None:
-        """Judge all keys that are left; nothing more will be applied."""
+        """Judge all keys that are left; who still waits for an answer will get none."""
+        for request in self._requests.values():
+            if request.state == "open" and request.key in self.keys:
+                self.keys[request.key].lost.append(request)
         for key in sorted(self.keys):
-            self._judge(key, self.keys[key], final=True)
+            self._judge(key, self.keys[key])
 
-    def _judge(self, key: str, known: KeyHistory, *, final: bool = False) -> None:
-        """Check one key; *final*: what was not applied by now never will be."""
+    def _judge(self, key: str, known: KeyHistory) -> None:
+        """Check one key, with all that its clients have seen."""
         operations = list(known.done)
         for request in known.lost:
             if request.changed:
                 operations.append(request.operation(request.applied, True))
-            elif not final:
+            elif request.forgotten:
                 operations.append(request.operation(None, UNKNOWN))
         verdict = check(operations)
         self.checked_keys += 1

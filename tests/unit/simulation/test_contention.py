@@ -78,6 +78,34 @@ def test_a_lost_request_that_was_never_applied_has_not_happened(run):
     assert run.names == ["linearizability"]
 
 
+def test_requests_lost_by_the_dozen_do_not_blur_the_verdict(run):
+    for number in range(60):
+        run.history.lose(run.begin("write", name=f"lost-{number}"))
+        run.read(run.write().text)
+    run.history.finish()
+    assert (run.failures, run.history.undecided) == ([], 0)
+    assert run.history.steps < 1_000
+
+
+def test_applied_while_its_client_still_waits(run):
+    waiting = run.begin("write")
+    run.apply(waiting)
+    run.read(waiting.text)
+    run.history.finish()
+    assert run.failures == []
+
+
+def test_a_request_too_old_to_be_followed_may_have_happened(run, monkeypatch):
+    monkeypatch.setattr("blixard.simulation.contention.MAX_REMEMBERED", 1)
+    lost = run.begin("write")
+    run.history.lose(lost)
+    run.write()
+    run.apply(lost)
+    run.read(lost.text)
+    run.history.finish()
+    assert run.failures == []
+
+
 def test_refused_and_applied_in_either_order(run):
     before, after = run.begin("write", name="a"), run.begin("write", name="b")
     run.apply(before)
