@@ -17,7 +17,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "command_line": (),
     "nodes": ("--deaths", "10", "--faults", "20"),
     "saturation": ("--minutes", "10"),
-    "simulation": ("--seeds", "500", "--twice", "20"),
+    "simulation": ("--only", "loop,seeds,twice", "--seeds", "500", "--twice", "20"),
 }
 HERE = Path(__file__).parent
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 import re
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
 _VALUES = {c: i for i, c in enumerate(_ALPHABET)}
+_SHIFTS = range(120, -1, -10)
 _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 
@@ -15,7 +17,7 @@ def ulid(time_ms: int, random_bits: int) -> str:
     """Return the ULID of *time_ms* (Unix milliseconds) and 80 *random_bits*."""
     assert 0 <= time_ms < 1 << 48
     value = (time_ms << 80) | (random_bits & ((1 << 80) - 1))
-    return "".join(_ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5))
+    return "".join([_PAIRS[(value >> shift) & 1023] for shift in _SHIFTS])
 
 
 def is_ulid(text: str) -> bool:

@@ -12,12 +12,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
-import heapq
 import math
 import random
 import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
+from heapq import heapify, heappop, heappush
 from typing import Any, Literal
 
 from blixard.simulation.clock import BILLION, HostClock
@@ -27,7 +27,7 @@ from blixard.simulation.process import PROCESS, Process, ProcessExitError
 Mode = Literal["fifo", "random", "pct"]
 MAX_STEPS_PER_INSTANT = 50_000
 _COLLECT_EVERY = 1 << 16
-_COMPACT_AT = 4_096
+_COMPACT_AT = 256
 PCT_STEPS = 50_000  # change points lie within so many callbacks
 
 
@@ -38,22 +38,21 @@ class LivelockError(RuntimeError):
 class SimHandle(asyncio.TimerHandle):
     """One callback and the process that it belongs to; cancelled: the callback is None."""
 
-    __slots__ = ("args", "callback", "context", "loop", "process", "when_ns")
+    __slots__ = ("args", "callback", "context", "process", "when_ns")
 
     def __init__(  # pylint: disable=super-init-not-called
         self,
-        loop: SimLoop,
         process: Process,
         callback: Callable[..., object],
         args: tuple[Any, ...],
         context: contextvars.Context,
+        when_ns: int = -1,
     ) -> None:
-        self.loop = loop
         self.process = process
         self.callback: Callable[..., object] | None = callback
         self.args = args
         self.context = context
-        self.when_ns = -1
+        self.when_ns = when_ns
 
     def cancel(self) -> None:
         """Never run the callback."""
@@ -61,7 +60,7 @@ class SimHandle(asyncio.TimerHandle):
             self.callback = None
             self.args = ()
             if self.when_ns >= 0:
-                self.loop.cancelled_timers += 1
+                self.process.loop.cancelled_timers += 1
 
     def cancelled(self) -> bool:
         """Tell whether it was cancelled."""
@@ -94,10 +93,13 @@ class SimLoop(ClosedWorldLoop):
         self._random = order.random
         self._heap: list[tuple[int, int, SimHandle]] = []
         self._seq = 0
-        self._left = MAX_STEPS_PER_INSTANT
+        self._last_step = min(self._max_steps, MAX_STEPS_PER_INSTANT)
+        self._next_collection = _COLLECT_EVERY
+        self._single: SimHandle | None = None  # the only callback of this instant, so far
         self._ready: deque[SimHandle] = deque()
         self._waiting: list[Process] = []
         self._running = self._closed = self._stopping = False
+        self._in_order = mode != "pct"
         self.push = self._push_fifo if mode == "fifo" else self._push_random
         self._pop = {
             "fifo": self._ready.popleft, "random": self._pop_random, "pct": self._pop_pct,
@@ -122,7 +124,7 @@ class SimLoop(ClosedWorldLoop):
             context = process.context
         else:
             process = context.get(PROCESS) or self.root
-        handle = SimHandle(self, process, callback, args, context)
+        handle = SimHandle(process, callback, args, context)
         self.push(handle)
         return handle
 
@@ -160,10 +162,9 @@ class SimLoop(ClosedWorldLoop):
         process: Process,
     ) -> SimHandle:
         """Run *callback* at a time of the world."""
-        handle = SimHandle(self, process, callback, args, context)
-        handle.when_ns = when_ns
-        self._seq += 1
-        heapq.heappush(self._heap, (when_ns, self._seq, handle))
+        handle = SimHandle(process, callback, args, context, when_ns)
+        self._seq = seq = self._seq + 1
+        heappush(self._heap, (when_ns, seq, handle))
         return handle
 
     def time(self) -> float:
@@ -238,7 +239,8 @@ class SimLoop(ClosedWorldLoop):
         asyncio._set_running_loop(self)
         self._running = True
         try:
-            while (self._ready or self._waiting or self._advance(end_ns)) and not self._stopping:
+            ready, waiting = self._ready, self._waiting
+            while (ready or waiting or self._advance(end_ns)) and not self._stopping:
                 self._run_instant(done)
                 if done is not None and done.done():
                     return
@@ -249,28 +251,34 @@ class SimLoop(ClosedWorldLoop):
 
     def _advance(self, end_ns: int) -> bool:
         """Jump to the next timer; False at the end."""
-        heap = self._heap
-        if self.cancelled_timers > _COMPACT_AT and self.cancelled_timers * 2 > len(heap):
+        if self.cancelled_timers > _COMPACT_AT and self.cancelled_timers * 2 > len(self._heap):
             self._compact()
-            heap = self._heap
+        heap = self._heap
         while heap and heap[0][2].callback is None:
-            heapq.heappop(heap)
+            heappop(heap)
             self.cancelled_timers -= 1
         if not heap or heap[0][0] > end_ns:
             if end_ns > self.now_ns:
-                self.now_ns = end_ns
-                self._left = MAX_STEPS_PER_INSTANT
+                self._move_to(end_ns)
             return False
-        now = heap[0][0]
+        now, _, handle = heappop(heap)
+        handle.when_ns = -1
         if now > self.now_ns:
-            self.now_ns = now
-            self._left = MAX_STEPS_PER_INSTANT
+            self._move_to(now)
         now = self.now_ns
+        if self._in_order and (not heap or heap[0][0] > now):
+            self._single = handle  # nothing to choose from
+            return True
+        self.push(handle)
         while heap and heap[0][0] <= now:
-            handle = heapq.heappop(heap)[2]
+            handle = heappop(heap)[2]
             handle.when_ns = -1
             self.push(handle)
         return True
+
+    def _move_to(self, now_ns: int) -> None:
+        self.now_ns = now_ns
+        self._last_step = min(self._max_steps, self.steps + MAX_STEPS_PER_INSTANT)
 
     def drop_pending(self, drop: Callable[[SimHandle], bool]) -> int:
         """Cancel what waits for its time and matches; returns how many."""
@@ -281,32 +289,37 @@ class SimLoop(ClosedWorldLoop):
 
     def _compact(self) -> None:
         self._heap = [entry for entry in self._heap if entry[2].callback is not None]
-        heapq.heapify(self._heap)
+        heapify(self._heap)
         self.cancelled_timers = 0
 
     def _run_instant(self, done: asyncio.Future[Any] | None) -> None:
         """Run callbacks until none is ready or *done* is done."""
         ready, waiting, pop = self._ready, self._waiting, self._pop
-        while ready or waiting:
-            handle = pop()
+        handle, self._single = self._single, None
+        while handle is not None or ready or waiting:
+            if handle is None:
+                handle = pop()
             callback, process = handle.callback, handle.process
             if callback is None or not process.alive:
+                handle = None
                 continue
             if process.paused:
                 process.backlog.append(handle)
+                handle = None
                 continue
             self.current = process
             self.steps += 1
-            self._left -= 1
             try:
                 handle.context.run(callback, *handle.args)
             except ProcessExitError:
                 pass  # the process is dead; its callbacks are skipped from now on
             except Exception as error:
                 self._callback_failed(process, error)
-            if self._left <= 0 or self.steps >= self._max_steps:
+            handle = None
+            if self.steps >= self._last_step:
                 raise LivelockError(f"{self.steps} steps, at {self.now_ns} ns, in {process.name}")
-            if not self.steps % _COLLECT_EVERY:
+            if self.steps >= self._next_collection:
+                self._next_collection += _COLLECT_EVERY
                 gc.collect(1)
             if self._stopping or (done is not None and done.done()):
                 return

@@ -138,7 +138,8 @@ class Network:
         self.sent += 1
         if target is None or key in self._blocked or (faults.loss and draw() < faults.loss):
             self.lost += 1
-            self._tell(0, key, channel)
+            if self.on_sent is not None:
+                self._tell(0, key, channel)
             return
         if self.recorded is not None:
             self.recorded.append((source.uid, uid, channel, payload))
@@ -146,10 +147,12 @@ class Network:
         if faults.duplicate and draw() < faults.duplicate:
             copies = 2
             self.duplicated += 1
+        process, args = target.process, (source.uid, channel, payload)
         for _ in range(copies):
-            when_ns = self._arrival(key, reorder=faults.reorder)
-            self._tell(when_ns, key, channel)
-            target.process.call_at_ns(when_ns, target.deliver, source.uid, channel, payload)
+            when_ns = self._arrival(key, faults.reorder)
+            if self.on_sent is not None:
+                self._tell(when_ns, key, channel)
+            self._loop.schedule(when_ns, target.deliver, args, process.context, process)
 
     def call(
         self, source: str, uid: str, process: Process, callback: Callable[..., object], *args: Any
@@ -160,8 +163,9 @@ class Network:
         faults = self.faults
         if faults.loss and self._random.random() < faults.loss / 4:
             return False
-        when_ns = self._arrival((source, uid), reorder=0.0)
-        self._tell(when_ns, (source, uid), getattr(callback, "__name__", "call"))
+        when_ns = self._arrival((source, uid), 0.0)
+        if self.on_sent is not None:
+            self._tell(when_ns, (source, uid), getattr(callback, "__name__", "call"))
         process.call_at_ns(when_ns, callback, *args)
         return True
 
@@ -169,7 +173,7 @@ class Network:
         if self.on_sent is not None:
             self.on_sent(self._loop.now_ns, when_ns, *key, what)
 
-    def _arrival(self, key: tuple[str, str], *, reorder: float) -> int:
+    def _arrival(self, key: tuple[str, str], reorder: float) -> int:
         """Draw a time of arrival; without reordering not before the one sent last."""
         faults, draw = self.faults, self._random.random
         mean = faults.latency_mean_ms * (0.5 + draw())
@@ -178,11 +182,13 @@ class Network:
         when_ns = self._loop.now_ns + int((faults.latency_min_ms + mean) * _MILLISECOND)
         if self._lag_ns:
             when_ns += self._lag_ns.get(key[0], 0) + self._lag_ns.get(key[1], 0)
-        if key in self._clogged:
+        if self._clogged and key in self._clogged:
             when_ns = max(when_ns, self._clogged[key])
         if reorder and draw() < reorder:
             self.reordered += 1
             return when_ns + int(faults.reorder_ms * draw() * _MILLISECOND)
-        when_ns = max(when_ns, self._last.get(key, 0))
+        last_ns = self._last.get(key, 0)
+        if when_ns < last_ns:
+            return last_ns
         self._last[key] = when_ns
         return when_ns

@@ -14,7 +14,7 @@ from blixard.simulation.disk import DiskImage
 from blixard.simulation.durable import DurableLog
 from blixard.simulation.oracles import Oracles
 from blixard.simulation.transport import SimTransport
-from blixard.simulation.votes import votes_in
+from blixard.simulation.votes import GRANT, votes_in
 from blixard.simulation.world import World
 
 Change = tuple[str, str, str, bool]  # request id, key, text, whether it changed anything
@@ -141,7 +141,7 @@ def watch_votes(transport: SimTransport, host: int, watch: Watch) -> None:
     send = transport.send
 
     def observed(uid: str, channel: str, payload: bytes) -> bool:
-        if channel == CHANNEL:
+        if channel == CHANNEL and GRANT in payload:
             for term, candidate in votes_in(payload):
                 watch.voted(host, term, candidate)
         return send(uid, channel, payload)

@@ -28,12 +28,12 @@ class Process:
     """
 
     __slots__ = (
-        "_loop", "_prune_at", "alive", "backlog", "clock", "context", "host", "name", "paused",
+        "_prune_at", "alive", "backlog", "clock", "context", "host", "loop", "name", "paused",
         "priority", "ready", "tasks",
     )  # fmt: skip
 
     def __init__(self, loop: SimLoop, name: str, *, host: int, clock: HostClock) -> None:
-        self._loop = loop
+        self.loop = loop
         self.name = name
         self.host = host
         self.clock = clock
@@ -49,15 +49,15 @@ class Process:
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
         """Run a coroutine as a task of this process."""
-        return self._loop.create_task(coroutine, name=name, context=self.context.copy())
+        return self.loop.create_task(coroutine, name=name, context=self.context.copy())
 
     def call_soon(self, callback: Callable[..., object], *args: Any) -> SimHandle:
         """Schedule a callback in this process."""
-        return self._loop.call_soon(callback, *args, context=self.context)
+        return self.loop.call_soon(callback, *args, context=self.context)
 
     def call_at_ns(self, when_ns: int, callback: Callable[..., object], *args: Any) -> SimHandle:
         """Schedule a callback in this process at a time of the world."""
-        return self._loop.schedule(when_ns, callback, args, self.context, self)
+        return self.loop.schedule(when_ns, callback, args, self.context, self)
 
     def keep(self, task: asyncio.Task[Any]) -> None:
         """Hold a task for as long as it is not done: nobody else may."""
@@ -79,7 +79,7 @@ class Process:
         """Run what has piled up, in its order."""
         self.paused = False
         while self.backlog:
-            self._loop.push(self.backlog.popleft())
+            self.loop.push(self.backlog.popleft())
 
 
 PROCESS: contextvars.ContextVar[Process] = contextvars.ContextVar("blixard_sim_process")

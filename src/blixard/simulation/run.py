@@ -71,6 +71,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     writes: int
     reads: int
     unknown: int
+    client_rate: float  # answers per client and virtual second between healing and the end
     messages: int
     faults: dict[str, int]
     guest_runs: int
@@ -111,6 +112,7 @@ class Simulation:
         self.operator: Operator | None = None
         self.plan = plan
         self.injector: Injector | None = None
+        self._healthy: list[tuple[int, int]] = []  # answers and time when it begins and ends
 
     # hosts
 
@@ -185,7 +187,9 @@ class Simulation:
         if not self._repaired():
             return
         before = [client.successes for client in self.clients]
+        self._note_answers()
         self._to(max(end_ns - _QUIET_S * SECOND, self.world.loop.now_ns + 2 * SECOND))
+        self._note_answers()
         idle = [c for c, old in zip(self.clients, before, strict=True) if c.successes == old]
         if len(idle) == len(self.clients):
             self._unless_failed("liveness", "no write succeeded after healing")
@@ -312,6 +316,18 @@ class Simulation:
             values = self.apps[host.number].values()
             check_final(self.history, values, self.oracles.fail, f"on host {host.number} {when}")
 
+    def _note_answers(self) -> None:
+        history = self.history
+        answers = history.reads + history.writes + history.stale_reads
+        self._healthy.append((answers, self.world.loop.now_ns))
+
+    def _client_rate(self) -> float:
+        if len(self._healthy) < 2:
+            return 0.0
+        (before, began_ns), (after, ended_ns) = self._healthy
+        seconds = max(1, ended_ns - began_ns) / SECOND
+        return round((after - before) / seconds / max(1, len(self.clients)), 2)
+
     def _report(self, wall_s: float) -> Report:
         world = self.world
         violations = [*self.oracles.violations, *(f"crash: {bug}" for bug in world.bugs)]
@@ -332,6 +348,7 @@ class Simulation:
             writes=self.history.writes,
             reads=self.history.reads,
             unknown=self.history.unknown,
+            client_rate=self._client_rate(),
             messages=world.network.sent,
             faults=dict(sorted(self.injector.fired.items())) if self.injector else {},
             guest_runs=self.oracles.runs,

@@ -77,7 +77,8 @@ class SimTransport:
 
     def deliver(self, source: str, channel: str, payload: bytes) -> None:
         """Take a message in: runs in the receiving process."""
-        self._trace.add(self._now_ns(), self.process.host, "message", source, zlib.crc32(payload))
+        process = self.process
+        self._trace.add(process.loop.now_ns, process.host, "message", source, zlib.crc32(payload))
         handler = self._messages.get(channel)
         if handler is not None:
             handler(source, payload)
@@ -90,21 +91,24 @@ class SimTransport:
             raise BlixardError(
                 "UNREACHABLE", f"no address of node {uid} is known", details={"sent": False}
             )
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         target = self._network.target(uid)
         if target is None:
             await asyncio.sleep(min(timeout_s, 0.001))
             raise BlixardError(
                 "UNREACHABLE", f"node {uid} refuses connections", details={"sent": False}
             )
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[bytes] = loop.create_future()
         self._network.call(
             self.uid, uid, target.process, target.serve, self, answer, method, payload, timeout_s
         )
+        expiry = loop.call_later(timeout_s, _expire, answer)
         try:
-            async with asyncio.timeout(timeout_s):
-                return await answer
+            return await answer
         except TimeoutError:
             raise BlixardError("TIMEOUT", f"{method} of {uid}: {timeout_s} s") from None
+        finally:
+            expiry.cancel()
 
     def serve(
         self,
@@ -197,6 +201,11 @@ async def _run_stream(
         return
     finally:
         await stream.close()
+
+
+def _expire(answer: asyncio.Future[bytes]) -> None:
+    if not answer.done():
+        answer.set_exception(TimeoutError())
 
 
 def _take_answer(answer: asyncio.Future[bytes], result: bytes, body: ErrorBody | None) -> None:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-_GRANT = b"\x08\x06\x10"  # field 1, message type: answer to a vote request; then field 2
+GRANT = b"\x08\x06\x10"  # field 1, message type: answer to a vote request; then field 2
 _LENGTH = struct.Struct("<I")
 _TO, _TERM, _REJECT = 2, 4, 10
 
 
 def votes_in(payload: bytes) -> Iterator[tuple[int, int]]:
     """Yield (term, candidate's raft id) of every vote granted in a payload."""
-    start = payload.find(_GRANT)
+    start = payload.find(GRANT)
     while start >= _LENGTH.size:
         (length,) = _LENGTH.unpack_from(payload, start - _LENGTH.size)
         fields = _fields(payload[start : start + length])
         if fields and not fields.get(_REJECT) and _TERM in fields:
             yield fields[_TERM], fields[_TO]
-        start = payload.find(_GRANT, start + 1)
+        start = payload.find(GRANT, start + 1)
 
 
 def _fields(message: bytes) -> dict[int, int]:
