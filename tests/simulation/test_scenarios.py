@@ -1,13 +1,18 @@
 """Every scenario of the table on a seed or two; `blixard sim scenarios` runs the rest."""
 
+import pathlib
+import runpy
+
 import pytest
 from tests.simulation.mutants import acknowledge_before_sync
 
 from blixard.base.errors import BlixardError
 from blixard.simulation.scenarios.stage import Scenario, play
-from blixard.simulation.scenarios.table import BY_NAME, run_scenario
+from blixard.simulation.scenarios.table import BY_NAME, rows_covered, run_scenario
 
 pytestmark = pytest.mark.simulation
+
+TOOL = pathlib.Path(__file__).resolve().parents[2] / "tools/scenarios.py"
 
 
 @pytest.mark.parametrize("name", sorted(BY_NAME))
@@ -15,6 +20,16 @@ def test_scenario_keeps_its_promises(name):
     report = run_scenario(name, 1)
     assert report.violations == ()
     assert all(report.faults.get(what) for what in BY_NAME[name].happens)
+
+
+@pytest.mark.parametrize("row", [f"fault/{number}" for number in range(1, 19)])
+def test_every_kind_of_fault_has_a_scenario(row):
+    assert rows_covered().get(row)
+
+
+def test_page_of_scenarios_is_current():
+    tool = runpy.run_path(str(TOOL))
+    assert tool["PAGE"].read_text() == tool["page"](), "run: python tools/scenarios.py"
 
 
 def test_scenario_repeats_itself():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
+from blixard import __version__
 from blixard.cluster import kinds as cluster_kinds
-from blixard.cluster.kind import Kind
+from blixard.cluster.kind import HIGHEST_LEVEL, Kind
 from blixard.images import kinds as image_kinds
 from blixard.network import kinds as network_kinds
 from blixard.vms import kinds as vm_kinds
@@ -17,3 +20,11 @@ def all_kinds() -> tuple[Kind, ...]:
         *network_kinds.KINDS,
         *vm_kinds.KINDS,
     )
+
+
+class Program(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node says of the program that it runs, and the kinds that this one knows."""
+
+    version: str = __version__
+    level: int = HIGHEST_LEVEL
+    kinds: tuple[Kind, ...] = msgspec.field(default_factory=all_kinds)

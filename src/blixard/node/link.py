@@ -7,12 +7,11 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from blixard import __version__
 from blixard.base.errors import BlixardError
-from blixard.cluster.kind import HIGHEST_LEVEL
 from blixard.cluster.leases import LeaseConfig, NodeLease
 from blixard.node import messages as m
 from blixard.node.authority import NodeAuthority, ends_with_epoch
+from blixard.node.kinds import Program
 from blixard.ports.environment import Environment
 from blixard.ports.hypervisor import Hypervisor
 from blixard.vms.reconcile import Assignment
@@ -96,9 +95,12 @@ class NodeLink:
         leadership: Leadership,
         config: LeaseConfig,
         hypervisor: Hypervisor,
+        *,
+        program: Program,
     ) -> None:
         self._env = env
         self._leadership = leadership
+        self._program = program
         self._config = config
         self._hypervisor = hypervisor
         self.authority = NodeAuthority(config)
@@ -160,7 +162,7 @@ class NodeLink:
     async def _heartbeat(self) -> bool:
         epoch, sent_ns = self.lease.epoch, self._env.boottime_ns()
         try:
-            heartbeat = m.encode(m.Heartbeat(epoch, __version__, HIGHEST_LEVEL))
+            heartbeat = m.encode(m.Heartbeat(epoch, self._program.version, self._program.level))
             answer = await self._leadership.ask(m.HEARTBEAT, heartbeat, timeout_s=REQUEST_S)
         except BlixardError as error:
             self._refused(error)

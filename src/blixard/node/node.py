@@ -14,7 +14,7 @@ import msgspec
 
 from blixard.base.errors import BlixardError
 from blixard.cluster.facade import Cluster
-from blixard.cluster.kind import HIGHEST_LEVEL, level_of
+from blixard.cluster.kind import level_of
 from blixard.cluster.leases import LeaseConfig
 from blixard.cluster.machine import ClusterMachine
 from blixard.consensus.log import read_file
@@ -22,7 +22,7 @@ from blixard.consensus.node import Member, RaftConfig, RaftNode
 from blixard.consensus.recovery import has_state
 from blixard.node import messages as m
 from blixard.node.founding import Founding, founding_ops
-from blixard.node.kinds import all_kinds
+from blixard.node.kinds import Program
 from blixard.node.leader import LeaderDuties
 from blixard.node.link import Leadership, NodeLink
 from blixard.node.roster import Roster
@@ -59,6 +59,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     raft: RaftConfig = RaftConfig()
     lease: LeaseConfig = LeaseConfig()
+    program: Program = Program()
 
 
 class Secrets:
@@ -77,7 +78,7 @@ class Voter:
 
     def __init__(self, node: Node) -> None:
         env, config = node.env, node.config
-        self.machine = ClusterMachine(all_kinds())
+        self.machine = ClusterMachine(config.program.kinds)
         self.raft = RaftNode(
             env,
             config.raft,
@@ -99,6 +100,7 @@ class Voter:
         )
         self._env = env
         self._identity = node.identity
+        self._program = config.program
         self._planned = asyncio.Event()
         self._seen = self.machine.store.kind_revisions(WATCHED)
 
@@ -123,9 +125,10 @@ class Voter:
     def _check_level(self) -> None:
         """Stop where this program would apply entries by other rules than the newer ones do."""
         level = level_of(self.machine.store)
-        if level > HIGHEST_LEVEL:
+        if level > self._program.level:
             self._env.fatal(
-                f"the cluster is at feature level {level}, this program knows {HIGHEST_LEVEL}: "
+                f"the cluster is at feature level {level}, this program knows "
+                f"{self._program.level}: "
                 "install a newer version"
             )
 
@@ -192,7 +195,7 @@ class Node:
         self.on_voter: Callable[[Voter], None] = lambda _voter: None
         self.leadership = Leadership(env, identity.uid, self._leader_hint, self._handlers())
         self.leadership.peers = identity.peers
-        self.link = NodeLink(env, self.leadership, config.lease, hypervisor)
+        self.link = NodeLink(env, self.leadership, config.lease, hypervisor, program=config.program)
         self.reconciler = Reconciler(
             env,
             hypervisor=hypervisor,

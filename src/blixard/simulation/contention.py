@@ -81,6 +81,7 @@ class History:
         self.last_index = 0
         self.writes = self.reads = self.unknown = self.refused = self.stale_reads = 0
         self.cas_done = self.checked_keys = self.checked = self.undecided = self.steps = 0
+        self.repeated = 0
 
     # asking
 
@@ -127,6 +128,7 @@ class History:
             if request.state == "refused" and changed:
                 self._fail("refused", f"{request.kind} of {key} was refused, and is applied")
             if request.changed or (request.index and not changed):
+                self.repeated += 1
                 return  # a repetition: it changes nothing
             request.index, request.applied = index, self._now_ns()
             request.changed = changed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,15 @@ class Process:
         """Die at once."""
         self.alive = False
         self.backlog.clear()
+
+    def bury(self) -> None:
+        """Close what never ran a step: nobody would ever wait for it."""
+        for task in self.tasks:
+            coroutine = task.get_coro()
+            if inspect.iscoroutine(coroutine) and (
+                inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED
+            ):
+                coroutine.close()
 
     def pause(self) -> None:
         """Stop running callbacks; they pile up."""

@@ -16,6 +16,7 @@ from blixard.consensus.config import Member, RaftConfig
 from blixard.consensus.node import RaftNode
 from blixard.consensus.recovery import has_state
 from blixard.node.founding import Founding, NodeFacts
+from blixard.node.kinds import Program
 from blixard.node.messages import Peer
 from blixard.node.node import Node, NodeConfig, NodeIdentity, Voter
 from blixard.simulation.observed import Change, Watch, watch_machine, watch_raft
@@ -40,6 +41,7 @@ class NodeApp:
         *,
         config: RaftConfig,
         voters_max: int = 0,
+        program: Program | None = None,
     ) -> None:
         assert host.daemon is not None
         self._host = host
@@ -50,7 +52,7 @@ class NodeApp:
         self.node = Node(
             self._env,
             self._identity(),
-            NodeConfig(raft=config),
+            NodeConfig(raft=config, program=program or Program()),
             hypervisor=host.daemon.hypervisor,
             network=host.network_backend,
             builder=host.builder,

@@ -53,6 +53,7 @@ class Host:
         self.daemon: Daemon | None = None
         self.up = False
         self.frozen = False
+        self.drift_ppb: int | None = None  # drawn at each boot unless it is given
         self._incarnations = 0
         self._boots = 0
         self._clocks = world.streams.get(f"clock/{number}")
@@ -63,6 +64,8 @@ class Host:
         world = self.world
         self._boots += 1
         drift = self._clocks.randint(-MAX_DRIFT_PPB, MAX_DRIFT_PPB)
+        if self.drift_ppb is not None:
+            drift = self.drift_ppb
         offset = self._clocks.randint(0, 10**12) if self._boots == 1 else 0
         clock = HostClock(base_ns=world.loop.now_ns, offset_ns=offset, drift_ppb=drift)
         clock.step_wall(self._clocks.randint(-2000, 2000))
@@ -189,6 +192,7 @@ class World:
         self.stops = 0
         self.on_fatal: Callable[[], None] = lambda: None
         self.on_stopped: Callable[[Host, str], None] = lambda _host, _code: None
+        self.excused: dict[int, str] = {}  # host -> how a reason begins that it may stop for
         self.graveyard: list[Process] = []
         self.hosts = [Host(self, number) for number in range(1, nodes + 1)]
 
@@ -249,7 +253,9 @@ class World:
             self.on_stopped(host, code)
 
     def _fatal(self, process: Process, reason: str) -> None:
-        if self._may_stop(process) and not reason.startswith(_BUGS):
+        excuse = self.excused.get(process.host)
+        excused = excuse is not None and reason.startswith(excuse)
+        if excused or (self._may_stop(process) and not reason.startswith(_BUGS)):
             self.stopped(process, "fatal")
             return
         self.note(process.host, "fatal")
@@ -271,4 +277,6 @@ class World:
             if host.daemon is not None:
                 host.daemon.process.kill()
         self.loop.close()
+        for process in self.graveyard:
+            process.bury()
         self.graveyard.clear()

@@ -7,7 +7,6 @@ and survives the power loss of all hosts with every acknowledged write.
 
 from __future__ import annotations
 
-import functools
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeVar
@@ -15,8 +14,10 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from blixard.base.errors import BlixardError
+from blixard.cluster.resources import Operation
 from blixard.consensus.config import RaftConfig
 from blixard.consensus.node import RaftNode
+from blixard.node.kinds import Program
 from blixard.simulation.cluster import App, RaftApp
 from blixard.simulation.environment import SimEnvironment
 from blixard.simulation.hands import Undo
@@ -83,15 +84,17 @@ class Stage(Simulation):
         self.draw: random.Random = self.world.streams.get("scenario")
         self.config: RaftConfig = scenario.config or self.knobs.raft
         self.configs: dict[int, RaftConfig] = {}  # host number -> its own settings
+        self.programs: dict[int, Program] = {}  # host number -> another version than ours
         self._moments = {host.number: Moments(host) for host in self.world.hosts}
         self._admin: SimEnvironment | None = None
         self._may_stop: list[tuple[int, str]] = []
         self.watch.on_raft = self._follow
 
     def _make(self, host: Host, hosts: list[Host], watch: Watch) -> App:
-        kind = NodeApp if self.options.node else RaftApp
         config = self.configs.get(host.number, self.config)
-        return functools.partial(kind, config=config)(host, hosts, watch)
+        if not self.options.node:
+            return RaftApp(host, hosts, watch, config=config)
+        return NodeApp(host, hosts, watch, config=config, program=self.programs.get(host.number))
 
     def _follow(self, raft_id: int, raft: RaftNode) -> None:
         self._moments[self.world.host_of(raft_id).number].follow(raft)
@@ -291,6 +294,36 @@ class Stage(Simulation):
         """Wait until the clients have done so many more writes."""
         goal = self.history.writes + count
         self.until(within_s, lambda: self.history.writes >= goal, f"{count} writes")
+
+    def commit(self, *ops: Operation) -> None:
+        """Let an operator's transaction be committed by whoever leads.
+
+        Raises:
+            BlixardError: why it was not.
+        """
+        leader = self.leader()
+        voter = self.node(leader).node.voter
+        assert voter is not None
+        self.do(
+            lambda: voter.cluster.commit(ops, actor="operator", timeout_s=5), within_s=8,
+            host=leader,
+        )  # fmt: skip
+
+    def remove(self, host: Host) -> None:
+        """Let whoever leads remove a member of the Raft group.
+
+        Raises:
+            BlixardError: why it was not; NOT_LEADER for the leader itself, which hands over.
+        """
+        leader = self.leader()
+        raft, raft_id = self.raft(leader), host.raft_id
+        self.do(lambda: raft.remove(raft_id, timeout_s=5), within_s=8, host=leader)
+
+    def replace(self, host: Host) -> None:
+        """Let an operator replace a host's node by a new one with an empty disk."""
+        host.kill_daemon()
+        self.repairs.replace(host)
+        self.back(host)
 
     @property
     def admin(self) -> SimEnvironment:

@@ -5,16 +5,31 @@ from __future__ import annotations
 from blixard.base.errors import BlixardError
 from blixard.simulation.run import Report
 from blixard.simulation.scenarios import (
+    clients,
     commands,
     disks,
+    members,
     operations,
     partitions,
+    pauses,
     restarts,
     snapshots,
+    versions,
 )
 from blixard.simulation.scenarios.stage import Scenario, play
 
-_AREAS = (restarts, snapshots, disks, partitions, commands, operations)
+_AREAS = (
+    restarts,
+    snapshots,
+    disks,
+    partitions,
+    pauses,
+    members,
+    clients,
+    versions,
+    commands,
+    operations,
+)
 
 SCENARIOS: tuple[Scenario, ...] = tuple(s for area in _AREAS for s in area.SCENARIOS)
 BY_NAME: dict[str, Scenario] = {scenario.name: scenario for scenario in SCENARIOS}
