@@ -11,6 +11,7 @@ takes effect within the tick of its deadline, which is the kill time of the arit
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
@@ -20,6 +21,7 @@ from blixard.simulation.explore.rules import Rules, process_of
 from blixard.simulation.explore.state import (
     NODES,
     Beat,
+    Budget,
     Entry,
     Leader,
     Node,
@@ -56,6 +58,11 @@ class Model:
         self.timely = timely
         self.swift = swift
         self._waits_ticks = -(-int(rules.config.lost_after_s * 1000) // 1000)
+        # Parts of a state recur far more often than states: what follows is worked out once.
+        self._aged = functools.cache(self._older)
+        self._answered = functools.cache(self._answer)
+        self._heard_by = functools.cache(self._hearing)
+        self._ended = functools.cache(self._swift_end)
 
     def moves(self, state: State) -> Iterator[Move]:
         """Yield everything that may happen next."""
@@ -101,7 +108,7 @@ class Model:
                 heard=heard,
                 looked=max(-2, leader.looked - 1) if self.timely else 0,
             ),
-            nodes=(self._older(state.nodes[0]), self._older(state.nodes[1])),
+            nodes=(self._aged(state.nodes[0]), self._aged(state.nodes[1])),
         )
 
     def _older(self, node: Node) -> Node:
@@ -335,28 +342,37 @@ class Model:
             )
 
     def _beats_at_leader(self, state: State, number: int, node: Node, beat: Beat) -> Iterator[Move]:
-        uid, leader = NODES[number], state.leader
-        if leader.paused:
+        if state.leader.paused:
             return
-        resource, book = self.rules.node(state.cluster, number), self._book(leader)
+        cluster, leader, reply, said = self._answered(state.cluster, state.leader, number, beat)
+        after = state._replace(cluster=cluster, leader=leader)
+        yield Move(
+            f"the leader answers {NODES[number]}: {said}",
+            _put(after, number, node._replace(beat=reply)),
+        )
+
+    def _answer(
+        self, cluster: Replicated, leader: Leader, number: int, beat: Beat
+    ) -> tuple[Replicated, Leader, Beat, str]:
+        uid, epoch = NODES[number], cluster.members[number].epoch
+        resource, book = self.rules.node(cluster, number), self._book(leader)
         verdict = self.rules.heartbeat_verdict(resource, beat.epoch)
-        cluster, granted = state.cluster, False
+        granted = False
         if verdict == "welcome":
             book.fencing_answered(uid, "")
             book.acknowledge(uid, float(NOW))
             cluster = self.rules.welcomed(cluster, number)
         elif verdict == "grant":
             granted = book.acknowledge(uid, float(NOW))
-        epoch = state.cluster.members[number].epoch
         sent = beat.sent if granted else 0
         reply = beat._replace(stage="reply", sent=sent, granted=granted, answer=epoch)
-        after = state._replace(cluster=cluster, leader=self._booked(leader, book))
-        yield Move(
-            f"the leader answers {uid}: {'granted' if granted else verdict}",
-            _put(after, number, node._replace(beat=reply)),
-        )
+        return cluster, self._booked(leader, book), reply, "granted" if granted else verdict
 
     def _hears(self, state: State, number: int, node: Node, beat: Beat) -> Move:
+        heard, after = self._heard_by(node, beat)
+        return Move(f"{NODES[number]} hears: {heard}", _put(state, number, after))
+
+    def _hearing(self, node: Node, beat: Beat) -> tuple[str, Node]:
         authority = self._authority(node)
         heard = authority.heartbeat_answered(
             granted=beat.granted, epoch=beat.answer, asked_epoch=beat.epoch,
@@ -376,8 +392,14 @@ class Model:
             after = after._replace(
                 beat=Beat("leave", 0, beat.epoch, answer=beat.answer), process=process, view=view
             )
-        text = f"{NODES[number]} hears: {heard}"
-        return Move(text, _put(state, number, self._believed(after, authority)))
+        return heard, self._believed(after, authority)
+
+    def heard(self, node: Node, beat: Beat) -> Node:
+        """Return *node* after it heard an answer, and did what follows from it at once."""
+        node = self._heard_by(node, beat)[1]
+        if node.beat is not None and node.beat.stage == "extend":
+            node = node._replace(beat=None, process=self._extended(node))
+        return node
 
     def _extended(self, node: Node) -> Process | None:
         process = node.process
@@ -411,17 +433,28 @@ class Model:
 
     def _swiftly(self, move: Move, number: int) -> Move:
         """Carry a message of the swift node to its end at once."""
-        while number == self.swift:
-            state = move.state
+        if number != self.swift:
+            return move
+        state = move.state
+        cluster, leader, node, wrong = self._ended(state.cluster, state.leader, state.nodes[number])
+        after = _put(state._replace(cluster=cluster, leader=leader), number, node)
+        return Move(move.label, after, move.wrong or wrong)
+
+    def _swift_end(
+        self, cluster: Replicated, leader: Leader, node: Node
+    ) -> tuple[Replicated, Leader, Node, str]:
+        """Return what the swift node's messages lead to; nothing else has a part in it."""
+        number, wrong = self.swift, ""
+        state = State(cluster, leader, (), (node, node), Budget())
+        while True:
             node = state.nodes[number]
             if node.beat is not None:
                 following = next(self._beat_moves(state, number, node), None)
             else:
                 following = next(self._view_moves(state, number, node), None) if node.view else None
             if following is None:
-                break
-            move = Move(move.label, following.state, move.wrong or following.wrong)
-        return move
+                return state.cluster, state.leader, node, wrong
+            state, wrong = following.state, wrong or following.wrong
 
     def _renewed(self, state: State) -> State:
         """Renew the swift node's lease, as it does every tick that it can."""
@@ -540,7 +573,7 @@ def _restarted(node: Node) -> Node:
 
 def _put(state: State, number: int, node: Node) -> State:
     nodes = (node, state.nodes[1]) if number == 0 else (state.nodes[0], node)
-    return state._replace(nodes=nodes)
+    return State(state.cluster, state.leader, state.log, nodes, state.budget)
 
 
 def _spend(state: State, name: str) -> State:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from blixard.simulation.explore.canonical import Canon
 from blixard.simulation.explore.model import Model, double_run
 from blixard.simulation.explore.rules import LEASE, Rules
 from blixard.simulation.explore.state import Budget, State, first_state
@@ -61,6 +62,7 @@ def _explore(scope: Scope, rules: type[Rules], progress: Callable[[int, int], No
     began = time.perf_counter()
     book = rules()
     model = Model(book, timely=scope.timely, swift=scope.swift)
+    canon = Canon(model)
     first = first_state(scope.budget, int(LEASE.lease_s), silent=scope.silent)
     came: dict[State, tuple[State, str] | None] = {first: None}
     level, depth, transitions = [first], 0, 0
@@ -76,7 +78,7 @@ def _explore(scope: Scope, rules: type[Rules], progress: Callable[[int, int], No
         for state in level:
             for move in model.moves(state):
                 transitions += 1
-                after = move.state
+                after = canon.of(move.state)
                 known = after in came
                 wrong = move.wrong or ("" if known else _wrong(book, after))
                 if wrong:
