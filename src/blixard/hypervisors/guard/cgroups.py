@@ -106,17 +106,22 @@ def remove_abandoned() -> list[str]:
     A guard has its name among its arguments before it makes a directory: no process, no guard.
     """
     parents = [root / "blixard" for root in _hierarchies().values()]
-    found = {
-        f.name for parent in parents if parent.is_dir() for f in parent.iterdir() if f.is_dir()
-    }
+    found = {folder.name for parent in parents for folder in _folders(parent)}
     removed = []
     for name in sorted(found - _words_of_processes()) if found else []:
         bases = [parent / name for parent in parents if (parent / name).is_dir()]
         for base in bases:
-            for folder in (*(f for f in base.iterdir() if f.is_dir()), base):
+            for folder in (*_folders(base), base):
                 _removed(folder)
         removed += [] if any(base.exists() for base in bases) else [name]
     return removed
+
+
+def _folders(parent: pathlib.Path) -> list[pathlib.Path]:
+    """Return the directories in one; none if another daemon has just removed it."""
+    with contextlib.suppress(FileNotFoundError):
+        return [folder for folder in parent.iterdir() if folder.is_dir()]
+    return []
 
 
 def _hierarchies() -> dict[str, pathlib.Path]:
