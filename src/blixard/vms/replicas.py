@@ -257,7 +257,9 @@ class ReplicaPlanner:
             else:
                 self._unplace(wanted, member, phase="Stopped", reason="")
         elif member.spec.desired == "Running" and _may_disturb(member, alive, self._disturbed):
-            self._put(member.resource, msgspec.structs.replace(member.spec, desired="Stopped"))
+            # A new run: what was told of a restart in place, also late, must not speak for this.
+            told = msgspec.structs.replace(member.spec, desired="Stopped", run=member.spec.run + 1)
+            self._put(member.resource, told)
             self._disturb(member, "leaving a node that is to be removed")
 
     def _unplace(self, wanted: InstanceSpec, member: Member, *, phase: str, reason: str) -> None:

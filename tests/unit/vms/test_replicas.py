@@ -165,6 +165,24 @@ def test_a_leaving_node_is_emptied_one_by_one(cluster):
     assert nodes_of(cluster)["web-1"] != node
 
 
+def test_a_stop_within_a_restart_does_not_empty_a_leaving_node(cluster):
+    """Its node stopped it to start it again with other sizes: it may run by now."""
+    cluster.vm(replicas=1)
+    cluster.settle()
+    cluster.all_ready()
+    cluster.vm(replicas=1, memory="512MiB")
+    cluster.settle()
+    cluster.report("web-1", phase="Stopped", ready=False)
+    node, old = nodes_of(cluster)["web-1"], cluster.instances()["web-1"]["run"]
+    cluster.patch("Node", node, removing=True)
+    cluster.settle()
+    assert nodes_of(cluster)["web-1"] == node
+    assert cluster.instances()["web-1"]["run"] == old + 1
+    cluster.report("web-1", phase="Stopped", ready=False)
+    cluster.settle()
+    assert nodes_of(cluster)["web-1"] != node
+
+
 def test_deleting_a_vm_deletes_its_instances(cluster):
     cluster.vm(replicas=2)
     cluster.settle()
