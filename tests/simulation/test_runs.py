@@ -8,8 +8,7 @@ import sys
 import pytest
 from tests.simulation.mutants import NODE_MUTANTS, RAFT_MUTANTS
 
-from blixard.simulation.planning import Fault, Plan
-from blixard.simulation.run import Options, Simulation, simulate
+from blixard.simulation.run import Options, simulate
 
 pytestmark = pytest.mark.simulation
 
@@ -46,25 +45,6 @@ def test_followers_acknowledge_only_what_they_have(seed):
 @pytest.mark.parametrize("seed", [36, 86])
 def test_instance_started_unfenced_has_no_second_copy(seed):
     assert simulate(Options(seed=seed, node=True)).violations == ()
-
-
-@pytest.mark.parametrize("node", [False, True])
-def test_full_disks_refuse_writes_and_recover(node):
-    full = [Fault(20_000, "full", 8_000, (host,)) for host in (1, 2, 3)]
-    plan = Plan(
-        (Fault(9_000, "full", 6_000, (1,)), Fault(12_000, "crash", 2_000, (1,)), *full), 32_000
-    )
-    simulation = Simulation(Options(seed=1, node=node), plan=plan)
-    assert simulation.run().violations == ()
-    assert simulation.history.refused > 0
-
-
-def test_leader_whose_disk_is_full_hands_over():
-    plan = Plan((Fault(8_000, "full", 25_000, (1,)),), 34_000)
-    simulation = Simulation(Options(seed=1, nodes=3), plan=plan)
-    assert simulation.run().violations == ()
-    assert simulation.history.refused < 10
-    assert simulation.history.writes > 100
 
 
 def hashes(hash_seed):

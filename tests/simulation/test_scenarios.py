@@ -4,9 +4,10 @@ import pathlib
 import runpy
 
 import pytest
-from tests.simulation.mutants import acknowledge_before_sync
+from tests.simulation.mutants import acknowledge_before_sync, patched
 
 from blixard.base.errors import BlixardError
+from blixard.cluster.kind import KindTable
 from blixard.simulation.scenarios.stage import Scenario, play
 from blixard.simulation.scenarios.table import BY_NAME, rows_covered, run_scenario
 
@@ -46,6 +47,16 @@ def test_unknown_scenario_is_refused():
 def test_planted_bug_breaks_a_scenario():
     with acknowledge_before_sync():
         assert "durability" in " ".join(run_scenario("restarts/before-save", 1).violations)
+
+
+def new_rules_count_at_once():
+    """A newer version applies by its own rules before the cluster's level is raised."""
+    return patched(KindTable, "at", lambda table, name, _level: table.by_name.get(name))
+
+
+def test_planted_bug_breaks_a_mixed_cluster():
+    with new_rules_count_at_once():
+        assert not run_scenario("versions/upgrade", 1).ok
 
 
 def waits_in_vain(stage):

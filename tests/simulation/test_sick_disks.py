@@ -1,53 +1,13 @@
-"""A leader whose disk hangs or is full does not stay leader; planted bugs show that it matters."""
-
-from contextlib import nullcontext
+"""Planted bugs show that the scenarios of sick leaders matter: the sick one stays."""
 
 import pytest
 from tests.simulation.mutants import patched
 
 from blixard.consensus.node import RaftNode
 from blixard.consensus.saving import Saver
-from blixard.simulation.knobs import Knobs
-from blixard.simulation.planning import Fault, Plan
-from blixard.simulation.run import SECOND, Options, Simulation
+from blixard.simulation.scenarios.table import run_scenario
 
 pytestmark = pytest.mark.simulation
-
-SICK_MS, LASTS_MS = 8_000, 12_000
-PATIENCE_NS = 5 * SECOND
-
-
-def who_leads(kind, seed, plant=nullcontext):
-    """Make the leader's disk sick; return (leader before, leaders some seconds later, report)."""
-    # The host that leads is not known before the run: the fault is put on the clock during it.
-    simulation = Simulation(
-        Options(seed=seed, nodes=3, duration_s=30), plan=Plan((), 25_000), knobs=Knobs()
-    )
-    before, after = [], []
-
-    def leaders():
-        rafts = {n: app.raft for n, app in simulation.apps.items()}
-        return [n for n, raft in sorted(rafts.items()) if raft is not None and raft.is_leader]
-
-    def sicken():
-        before.extend(leaders())
-        simulation.injector.begin(Fault(SICK_MS, kind, LASTS_MS, tuple(before)))
-
-    root = simulation.world.loop.root
-    root.call_at_ns(SICK_MS * 1_000_000, sicken)
-    root.call_at_ns(SICK_MS * 1_000_000 + PATIENCE_NS, lambda: after.extend(leaders()))
-    with plant():
-        report = simulation.run()
-    return before, after, report
-
-
-@pytest.mark.parametrize("kind", ["stall", "full"])
-@pytest.mark.parametrize("seed", [1, 2])
-def test_another_host_leads(kind, seed):
-    before, after, report = who_leads(kind, seed)
-    assert report.violations == ()
-    assert len(before) == len(after) == 1
-    assert before != after
 
 
 def stays_with_a_stalled_disk():
@@ -62,8 +22,13 @@ def stays_with_a_full_disk():
 
 
 @pytest.mark.parametrize(
-    ("kind", "plant"), [("stall", stays_with_a_stalled_disk), ("full", stays_with_a_full_disk)]
+    ("name", "plant"),
+    [
+        ("disks/hung-sync", stays_with_a_stalled_disk),
+        ("disks/full-leader", stays_with_a_full_disk),
+    ],
 )
-def test_planted_bug_keeps_the_sick_leader(kind, plant):
-    before, after, _ = who_leads(kind, 1, plant)
-    assert set(before) <= set(after)
+def test_planted_bug_keeps_the_sick_leader(name, plant):
+    with plant():
+        report = run_scenario(name, 1)
+    assert "another leads, within" in " ".join(report.violations)

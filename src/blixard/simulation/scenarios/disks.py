@@ -7,8 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from blixard.consensus.config import RaftConfig
-from blixard.simulation.damage import Trouble
-from blixard.simulation.disk import DEFAULT_CAPACITY, FileNode
+from blixard.simulation.disk import FileNode
 from blixard.simulation.scenarios.moments import DISK_STEPS, LOG, Moment
 from blixard.simulation.scenarios.stage import Scenario, Stage
 from blixard.simulation.world import Host
@@ -154,86 +153,6 @@ def swapped(stage: Stage) -> None:
     stage.back(one, other)
 
 
-def errors(stage: Stage) -> None:
-    """Reads, writes and syncs of one disk fail, each in its turn, and the node is restarted."""
-    for kind in ("read_error", "write_error", "sync_error"):
-        host = stage.draw.choice(stage.world.hosts)
-        stops = stage.world.stops
-        ill = stage.fault(kind, host, strength=0.9, lasts_s=10)
-        stage.until(_MOMENT_S, lambda s=stops: stage.world.stops > s, kind)  # type: ignore[misc]
-        stage.writes(5, within_s=_MOMENT_S)
-        ill()
-        stage.back(host)
-        stage.until(90, lambda: stage.repairs.idle, "what is broken is replaced")
-        stage.run_for(3)
-
-
-def short_reads(stage: Stage) -> None:
-    """Reads return less than they were asked for; whoever reads asks for the rest."""
-    for host in stage.world.hosts:
-        host.image.trouble = Trouble(short_read=0.7)
-    for host in stage.world.hosts:
-        host.kill_daemon()
-        stage.back(host)
-        stage.run_for(3)
-        stage.writes(5, within_s=_MOMENT_S)
-    stage.happened("short reads")
-
-
-def no_room_at_each_write(stage: Stage) -> None:
-    """Room ends after so many bytes that each write site is hit: some part of it was written."""
-    for room in (0, 40, 400, 4_000, 9_000, 20_000):
-        host = stage.draw.choice(stage.world.hosts)
-        host.image.trouble = Trouble(room_bytes=room + stage.draw.randint(0, 200))
-        stage.until(_MOMENT_S, lambda h=host: stage.raft(h).disk_full, "it is full")  # type: ignore[misc]
-        stage.happened("disk full")
-        if stage.draw.random() < 0.5:
-            host.crash()
-            stage.back(host)
-            stage.run_for(2)
-        stage.writes(3, within_s=_MOMENT_S)
-        host.image.trouble = None
-        stage.run_for(3)
-
-
-def all_disks_full(stage: Stage) -> None:
-    """All disks run full: writes are refused and reads answered, and hosts restart without room."""
-    stage.writes(3, within_s=_MOMENT_S)
-    for host in stage.world.hosts:
-        host.image.capacity = host.image.used + SMALL.min_free_bytes // 2
-    refused, reads = stage.history.refused, stage.history.reads
-    stage.until(_MOMENT_S, lambda: stage.history.refused > refused + 5, "writes are refused")
-    stage.until(_MOMENT_S, lambda: stage.history.reads > reads + 5, "reads are answered")
-    undo = [stage.fault("full", host) for host in stage.world.hosts]
-    for host in stage.draw.sample(stage.world.hosts, 2):
-        host.crash()
-        stage.back(host)
-        stage.run_for(2)
-    for end in undo:
-        end()
-    for host in stage.world.hosts:
-        host.image.capacity = DEFAULT_CAPACITY
-    stage.writes(5, within_s=_MOMENT_S)
-
-
-def hung_sync(stage: Stage) -> None:
-    """The leader's disk hangs for long: another one leads, and takes writes."""
-    for _ in range(2):
-        leader = stage.leader()
-        stage.fault("stall", leader, lasts_s=12)
-        stage.until(8, lambda old=leader: stage.another_leads(old), "another leads")  # type: ignore[misc]
-        stage.writes(5, within_s=8)
-        stage.run_for(10)
-
-
-def full_leader(stage: Stage) -> None:
-    """The leader's disk is full: it hands over to a node that has room."""
-    leader = stage.leader()
-    stage.fault("full", leader)
-    stage.until(8, lambda: stage.another_leads(leader), "another leads")
-    stage.writes(10, within_s=8)
-
-
 SCENARIOS = (
     Scenario(
         name="disks/unsynced-lost", rows=("fault/4",),
@@ -280,35 +199,5 @@ SCENARIOS = (
         name="disks/swapped", rows=("fault/7",),
         incident="FoundationDB's simulation swaps the disks of machines",
         act=swapped, nodes=5, happens=("disks swapped",),
-    ),
-    Scenario(
-        name="disks/errors", rows=("fault/8",),
-        incident="fsyncgate; hashicorp/raft #503",
-        act=errors, config=SMALL, happens=("read_error", "write_error", "sync_error"),
-    ),
-    Scenario(
-        name="disks/short-reads", rows=("fault/8",),
-        incident="turmoil's and LazyFS' list of what a read may do",
-        act=short_reads, config=SMALL, happens=("short reads",),
-    ),
-    Scenario(
-        name="disks/no-room-at-each-write", rows=("fault/8",),
-        incident="etcd #3591, #4220, #5518: files of size zero after a full disk",
-        act=no_room_at_each_write, config=SMALL, happens=("disk full",),
-    ),
-    Scenario(
-        name="disks/all-full", rows=("fault/8",),
-        incident="etcd #3591, patroni #1356: a full disk that nobody could start from",
-        act=all_disks_full, config=SMALL, happens=("full",),
-    ),
-    Scenario(
-        name="disks/hung-sync", rows=("fault/8", "fault/15"),
-        incident="hashicorp/raft #503: a leader whose disk hangs leads on",
-        act=hung_sync, happens=("stall", "another leader"),
-    ),
-    Scenario(
-        name="disks/full-leader", rows=("fault/8",),
-        incident="etcd #21636, patroni #3102: a leader without room stays",
-        act=full_leader, happens=("full", "another leader"),
     ),
 )  # fmt: skip

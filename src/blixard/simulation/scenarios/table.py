@@ -13,6 +13,7 @@ from blixard.simulation.scenarios import (
     partitions,
     pauses,
     restarts,
+    sick_disks,
     snapshots,
     versions,
 )
@@ -22,6 +23,7 @@ _AREAS = (
     restarts,
     snapshots,
     disks,
+    sick_disks,
     partitions,
     pauses,
     members,
