@@ -82,7 +82,7 @@ def held_back(stage: Stage) -> None:
         leader = stage.leader()
         stage.fault("clog", leader, stage.follower(), lasts_s=lasts_s)
         stage.run_for(2)
-        stage.fault("kill", leader, lasts_s=3)
+        stage.fault("kill", leader, lasts_s=12)
         stage.until(_MOMENT_S, lambda old=leader: stage.another_leads(old), "another leads")  # type: ignore[misc]
         stage.run_for(lasts_s)
         stage.writes(3, within_s=_MOMENT_S)
@@ -94,7 +94,7 @@ def replayed(stage: Stage) -> None:
         leader = stage.leader()
         stage.fault("replay", *stage.world.hosts, lasts_s=8)
         stage.run_for(2)
-        stage.fault("pause", leader, lasts_s=4)
+        stage.fault("pause", leader, lasts_s=12)
         stage.until(_MOMENT_S, lambda old=leader: stage.another_leads(old), "another leads")  # type: ignore[misc]
         stage.run_for(8)
     stage.writes(3, within_s=_MOMENT_S)
