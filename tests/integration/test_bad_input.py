@@ -315,8 +315,13 @@ def test_unknown_package_is_named(node: NodeUnderTest) -> None:
             lambda: "PACKAGE_UNKNOWN" in reason(node, "odd-1"), 200, lambda: reason(node, "odd-1")
         )
         assert "no-such-package" in reason(node, "odd-1")
+        waited = node.cli("wait", "image/odd", "--timeout", "3m", timeout_s=200)
+        assert waited.code == 1
+        assert "error[IMAGE_BUILD_FAILED]: image/odd: Failed: PACKAGE_UNKNOWN" in waited.err
+        assert "no-such-package" in waited.err
     finally:
         node.cli("delete", "vm", "odd", "--yes")
+        node.cli("delete", "image", "odd", "--yes")
 
 
 @pytest.mark.guest
@@ -325,6 +330,13 @@ def test_guest_that_does_not_boot_shows_its_console(tmp_path: pathlib.Path) -> N
     with control_plane(tmp_path) as plane:
         node = plane.nodes[0]
         plane.build(GuestRecipe(services=(GuestService(name="stuck", command=("/bin/false",)),)))
+        built = node.cli("image", "build", "stuck", "--service", "stuck=/bin/false")
+        assert built.code == 0, built.err
+        assert "image/stuck: Ready" in built.err
+        name, phase, size = node.cli("image", "list").out.splitlines()[1].split()[:3]
+        assert (name, phase) == ("stuck", "Ready")
+        assert "MiB" in size
+        assert "nodes: " in node.cli("describe", "image", "stuck").out
         stuck = (
             "  recipe:\n    services:\n      - {name: stuck, command: [/bin/false]}\n"
             "  readiness: {tcp: {port: 9}, startTimeoutS: 20}\n"

@@ -79,6 +79,9 @@ def _ready(kind: Kind, resource: Object) -> State:
     if kind.name == "Node":
         state = status.get("state", "unknown")
         return State(state == "Ready", str(state))
+    told = kind.name != "Image" or status.get("observedGeneration") == _generation(resource)
+    if not told:  # what is said is of the recipe before
+        return State(False, "Pending: no node has begun to build it")
     phase = str(status.get("phase", "Pending"))
     message = status.get("reason") or status.get("message") or ""
     reached = bool(status.get("ready")) or phase in ("Ready", "Succeeded", "Done")
@@ -89,13 +92,17 @@ def _ready(kind: Kind, resource: Object) -> State:
     )
 
 
+def _generation(resource: Object) -> int:
+    return int(resource["metadata"].get("generation", 0))
+
+
 def _vm_ready(resource: Object, status: Object) -> State:
     wanted = int(resource.get("spec", {}).get("replicas", 1))
     ready = int(status.get("readyReplicas") or 0)
     total = int(status.get("replicas", wanted) or 0)
     message = status.get("message") or ""
     observed = status.get("observedGeneration")
-    seen = observed is None or observed >= resource["metadata"].get("generation", 0)
+    seen = observed is None or observed >= _generation(resource)
     sentence = f"{status.get('phase', 'Pending')}, {ready} of {wanted} ready"
     return State(
         ready >= wanted and total <= wanted and seen,

@@ -28,7 +28,7 @@ IMAGE = kind_named("image")
     "--service", "services", multiple=True, metavar="NAME=COMMAND", help="Run this in the guest."
 )
 def build(session: Session, name: str, packages: str | None, services: tuple[str, ...]) -> None:
-    """Declare an image; nodes build it once and keep it."""
+    """Declare an image, and wait until a node has built it."""
     spec = recipe_of(packages, services)
     if not spec:
         raise BlixardError("USAGE", "an image needs packages or services", hint="--packages nginx")
@@ -40,10 +40,7 @@ def build(session: Session, name: str, packages: str | None, services: tuple[str
     }
     made = session.write("PUT", session.path(IMAGE, name), body)
     session.out.show_value(made, f"image/{name} {'would be ' if session.dry_run else ''}declared")
-    if made.get("status", {}).get("phase"):
-        follow(session, IMAGE, name, Goal("ready"))
-    else:
-        session.out.hint("each node builds it once, when the first VM there needs it")
+    follow(session, IMAGE, name, Goal("ready"))
 
 
 @command(examples=("blixard image list", "blixard image list -o wide"))

@@ -19,6 +19,7 @@ from blixard.cluster.resources import Operation, PatchStatus, Resource
 from blixard.consensus.node import RaftNode
 from blixard.node import messages as m
 from blixard.node.events import event_ops, instance_event, node_event
+from blixard.node.images import image_changes
 from blixard.node.views import (
     ClusterView,
     heartbeat_verdict,
@@ -154,9 +155,7 @@ class LeaderDuties:
         """Commit a batch of statuses; apply refuses those of an older epoch or run."""
         self.lead()
         reports = msgspec.msgpack.decode(payload, type=m.Reports)
-        if not reports.items:
-            return m.encode(m.ReportsReply(()))
-        ops = tuple(
+        statuses = tuple(
             PatchStatus(
                 kind="Instance",
                 namespace=item.namespace,
@@ -169,14 +168,18 @@ class LeaderDuties:
             )
             for item in reports.items
         )
+        images = image_changes(self._cluster.store, self._node(uid), reports)
+        if not statuses and not images.ops:
+            return m.encode(m.ReportsReply((), images.codes(())))
         outcome = await self._cluster.commit(
-            ops + self._report_events(uid, reports),
+            (*statuses, *images.ops, *self._report_events(uid, reports)),
             actor=f"system:node:{uid}",
             partial=True,
             timeout_s=COMMIT_S,
         )
-        codes = tuple(result.code for result in outcome.results[: len(ops)])
-        return m.encode(m.ReportsReply(codes))
+        codes = tuple(result.code for result in outcome.results[: len(statuses)])
+        image_codes = images.codes(outcome.results[len(statuses) :])
+        return m.encode(m.ReportsReply(codes, image_codes))
 
     def _report_events(self, uid: str, reports: m.Reports) -> tuple[Operation, ...]:
         store, name = self._cluster.store, self._node(uid).metadata.name

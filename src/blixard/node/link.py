@@ -9,6 +9,7 @@ import msgspec
 
 from blixard.base.errors import BlixardError
 from blixard.cluster.leases import LeaseConfig, NodeLease
+from blixard.images.duties import ImageReport
 from blixard.node import messages as m
 from blixard.node.authority import NodeAuthority, ends_with_epoch
 from blixard.node.kinds import Program
@@ -22,6 +23,7 @@ REQUEST_S = 1.5
 VIEW_WAIT_S = 5.0
 RETRY_S = 0.2
 REPORTS_MAX = 200
+IMAGE_REPORTS_MAX = 8
 
 Handler = Callable[[str, bytes], Awaitable[bytes]]
 
@@ -107,6 +109,7 @@ class NodeLink:
         self._view: m.NodeView | None = None
         self._removed = False
         self._pending: dict[str, m.Report] = {}
+        self._pending_images: dict[str, ImageReport] = {}
         self._disputed: set[str] = set()
         self._report_wake = asyncio.Event()
         self.on_view: Callable[[m.NodeView], None] = lambda _view: None
@@ -261,19 +264,29 @@ class NodeLink:
         )
         self._report_wake.set()
 
+    def report_image(self, report: ImageReport) -> None:
+        """Queue what a build has come to; a newer report of the same image replaces it."""
+        self._pending_images[report.uid] = report
+        self._report_wake.set()
+
     async def run_reports(self) -> None:
         """Send queued reports in batches, again until they are taken or refused."""
         while True:
             await self._report_wake.wait()
             self._report_wake.clear()
             batch = tuple(self._pending[uid] for uid in sorted(self._pending)[:REPORTS_MAX])
-            if batch and not await self._send_reports(batch):
+            waiting = sorted(self._pending_images)[:IMAGE_REPORTS_MAX]
+            images = tuple(self._pending_images[uid] for uid in waiting)
+            if (batch or images) and not await self._send_reports(batch, images):
                 await asyncio.sleep(RETRY_S)
-            if self._pending:
+            if self._pending or self._pending_images:
                 self._report_wake.set()
 
-    async def _send_reports(self, batch: tuple[m.Report, ...]) -> bool:
-        reports = m.encode(m.Reports(self.lease.epoch, batch))
+    async def _send_reports(
+        self, batch: tuple[m.Report, ...], images: tuple[ImageReport, ...]
+    ) -> bool:
+        """Return whether nothing of it is to be sent again at once."""
+        reports = m.encode(m.Reports(self.lease.epoch, batch, images))
         try:
             answer = await self._leadership.ask(m.REPORT, reports, timeout_s=REQUEST_S * 2)
         except BlixardError as error:
@@ -286,7 +299,15 @@ class NodeLink:
             if code and code != "NOT_FOUND":
                 self._disputed.add(sent.uid)
                 self._env.log("info", "report_refused", name=sent.name, run=sent.run, code=code)
-        return True
+        return self._images_answered(images, reply.image_codes)
+
+    def _images_answered(self, images: tuple[ImageReport, ...], codes: tuple[str, ...]) -> bool:
+        """Forget what was taken or is of no use; a status that changed meanwhile is told again."""
+        codes = codes or ("",) * len(images)
+        for sent, code in zip(images, codes, strict=True):
+            if code != "CONFLICT" and self._pending_images.get(sent.uid) is sent:
+                del self._pending_images[sent.uid]
+        return "CONFLICT" not in codes
 
 
 def _joined(waiting: m.Report | None, run: int, path: tuple[Phase, ...]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from blixard.images.duties import ImageDuty, ImageReport
 from blixard.ports.network import NetworkView
 from blixard.vms.reconcile import Assignment
 
@@ -61,6 +62,7 @@ class NodeView(msgspec.Struct, frozen=True, array_like=True):
     assignments: tuple[Assignment, ...] = ()
     networks: tuple[NetworkView, ...] = ()
     peers: tuple[Peer, ...] = ()
+    images: tuple[ImageDuty, ...] = ()
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True):
@@ -79,12 +81,14 @@ class Reports(msgspec.Struct, frozen=True, array_like=True):
 
     epoch: int
     items: tuple[Report, ...]
+    images: tuple[ImageReport, ...] = ()
 
 
 class ReportsReply(msgspec.Struct, frozen=True, array_like=True):
-    """One code per report, empty where it was taken."""
+    """One code per report, empty where it was taken; none for images from older programs."""
 
     codes: tuple[str, ...]
+    image_codes: tuple[str, ...] = ()
 
 
 class StartQuestion(msgspec.Struct, frozen=True, array_like=True):

@@ -20,6 +20,7 @@ from blixard.cluster.machine import ClusterMachine
 from blixard.consensus.log import read_file
 from blixard.consensus.node import Member, RaftConfig, RaftNode
 from blixard.consensus.recovery import has_state
+from blixard.images.loops import ImageBuilds
 from blixard.node import messages as m
 from blixard.node.founding import Founding, founding_ops
 from blixard.node.kinds import Program
@@ -196,6 +197,7 @@ class Node:
         self.leadership = Leadership(env, identity.uid, self._leader_hint, self._handlers())
         self.leadership.peers = identity.peers
         self.link = NodeLink(env, self.leadership, config.lease, hypervisor, program=config.program)
+        self.image_builds = ImageBuilds(env, builder, self.link.report_image)
         self.reconciler = Reconciler(
             env,
             hypervisor=hypervisor,
@@ -221,6 +223,7 @@ class Node:
         self.env.spawn(self.link.run_heartbeats(), name="heartbeats")
         self.env.spawn(self.link.run_views(), name="views")
         self.env.spawn(self.link.run_reports(), name="reports")
+        self.env.spawn(self.image_builds.run(), name="images")
 
     async def stop(self) -> None:
         """Leave in order: hand over leadership if it is here; guests run on."""
@@ -297,6 +300,7 @@ class Node:
         self._set_peers(view.peers)
         if view.epoch == self.link.epoch:
             self.reconciler.assign(list(view.assignments), view.networks)
+            self.image_builds.assign(view.images, view.epoch)
         self.env.spawn(self._store_peers(view.peers), name="store peers")
 
     def _set_peers(self, peers: tuple[m.Peer, ...]) -> None:

@@ -10,8 +10,10 @@ import msgspec
 from blixard.cluster.leases import LeaderLeases
 from blixard.cluster.resources import PatchStatus, Resource
 from blixard.cluster.store import Store
+from blixard.images.duties import Builds, builds
 from blixard.network.views import NetworkMap
 from blixard.node.messages import NodeView, Peer
+from blixard.placement.choice import VM_ROLE
 from blixard.vms.reconcile import Assignment
 from blixard.vms.spec import InstanceSpec
 
@@ -29,6 +31,18 @@ def peers_of(store: Store, voters: set[int]) -> tuple[Peer, ...]:
         )
         for node in sorted(store.list("Node"), key=lambda n: n.metadata.uid)
     )
+
+
+def builds_of(store: Store) -> Builds:
+    """Return which node builds which images: of the nodes that take new VMs."""
+    nodes = [
+        node
+        for node in store.list("Node")
+        if node.status.get("state") == "Ready"
+        and node.spec.get("schedulable", True)
+        and (not node.spec.get("roles") or VM_ROLE in node.spec["roles"])
+    ]
+    return builds(store.list("Image"), nodes)
 
 
 Specs = dict[str, tuple[dict[str, Any], InstanceSpec]]
@@ -56,6 +70,7 @@ class ClusterView:
                     spec=spec,
                 )
             )
+        self._builds = builds_of(store)
         self._networks = NetworkMap(store)
         self._peers = peers_of(store, voters)
         self._common = _digest((self._networks.common, self._peers))
@@ -65,10 +80,13 @@ class ClusterView:
         """Tell whether nothing that a node is told differs in *store*; statuses may."""
         if self.voters != voters or not self._store.same(store, ("Node", "Network")):
             return False
-        if not self._store.same(store, ("Instance",)):
-            if not _same_specs(self._specs, store.list("Instance")):
-                return False
-            self._store = store
+        if not self._store.same(store, ("Instance",)) and not _same_specs(
+            self._specs, store.list("Instance")
+        ):
+            return False
+        if not self._store.same(store, ("Image",)) and self._builds != builds_of(store):
+            return False
+        self._store = store
         return True
 
     def digest(self, node: Resource) -> str:
@@ -77,7 +95,8 @@ class ClusterView:
         if uid not in self._digests:
             epoch = int(node.status.get("epoch", 0))
             given = self._given.get(uid, [])
-            self._digests[uid] = _digest((self._common, uid, epoch, given))
+            told = (self._common, uid, epoch, given, self._builds.get(uid, ()))
+            self._digests[uid] = _digest(told)
         return self._digests[uid]
 
     def of(self, node: Resource) -> NodeView:
@@ -90,6 +109,7 @@ class ClusterView:
             assignments=tuple(self._given.get(uid, ())),
             networks=self._networks.seen_by(uid),
             peers=self._peers,
+            images=self._builds.get(uid, ()),
         )
 
 

@@ -116,6 +116,43 @@ def test_create_follows_until_ready(cli):
     assert "vm/new: Running, 1 of 1 ready" in ran.err
 
 
+def image_states(cli, *statuses):
+    """Let the image of that name go through these statuses while it is watched."""
+    made = cli.api.add("images", "tools", {"packages": ["jq"]})
+    cli.api.changes = [
+        {"type": "modified", "object": {**made, "status": status}, "revision": number}
+        for number, status in enumerate(statuses)
+    ]
+
+
+def test_image_build_follows_the_builder(cli):
+    image_states(
+        cli,
+        {"phase": "Ready", "observedGeneration": 0},
+        {"phase": "Building", "observedGeneration": 1, "message": "unpacking 1 packages"},
+        {"phase": "Ready", "observedGeneration": 1, "sizeBytes": 5 << 20},
+    )
+    ran = cli("image", "build", "tools", "--packages", "jq")
+    assert ran.code == 0
+    assert ran.err.splitlines() == [
+        "image/tools: Pending: no node has begun to build it",
+        "image/tools: Building: unpacking 1 packages",
+        "image/tools: Ready",
+    ]
+
+
+def test_failed_image_build_shows_the_builders_last_lines(cli):
+    said = "IMAGE_BUILD_FAILED: mmdebstrap failed: E: one | E: two"
+    image_states(cli, {"phase": "Failed", "observedGeneration": 1, "message": said})
+    ran = cli("image", "build", "tools", "--packages", "jq")
+    assert ran.code == 1
+    assert f"error[IMAGE_BUILD_FAILED]: image/tools: Failed: {said}" in ran.err
+
+
+def test_detached_image_build_does_not_wait(cli):
+    assert cli("image", "build", "tools", "--packages", "jq", "--detach").code == 0
+
+
 def test_vm_that_fits_nowhere_exits_with_six(cli):
     cli.api.watch = lambda *_, **__: iter(())
     ran = cli("vm", "start", "db", "--timeout", "50ms")
