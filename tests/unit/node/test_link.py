@@ -9,6 +9,7 @@ from blixard.base.errors import BlixardError
 from blixard.cluster.leases import LeaseConfig
 from blixard.hypervisors.fake.hypervisor import FakeHypervisor
 from blixard.node import messages as m
+from blixard.node.kinds import Program
 from blixard.node.link import NodeLink
 from blixard.ports.hypervisor import LaunchPlan
 
@@ -43,7 +44,7 @@ class Outside:
         self.epoch, self.now_ns, self.events = 2, 10**9, []
         self.guard = Guard()
         config = LeaseConfig(heartbeat_s=0.001)
-        self.link = NodeLink(self, self, config, self.guard)
+        self.link = NodeLink(self, self, config, self.guard, program=Program())
 
     def boottime_ns(self):
         return self.now_ns
