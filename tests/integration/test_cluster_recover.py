@@ -105,7 +105,8 @@ def test_last_node_goes_on_and_others_join_again(plane) -> None:
     assert joined.code == 0, joined.err
     first.start()
     first.wait_up()
-    assert first.cli("kv", "get", "app/colour").out.strip() == "green"
+    until(lambda: len(first.json("cluster", "status")["nodes"]) == 2, 30)
+    assert last.cli("kv", "get", "app/colour").out.strip() == "green"
     before = gone.log().count("raft_recovered")
     shutil.copytree(old, gone.data_dir)
     gone.start()
