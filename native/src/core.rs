@@ -15,6 +15,7 @@ use raft::{
 
 use crate::cache::{entry_size, Cache, SnapshotMark};
 use crate::codec::{decode_frame, decode_groups, encode_frames, encode_group};
+use crate::mutants::planted;
 use crate::reads::ReadTable;
 
 const FRAME_BYTES: usize = 1 << 20;
@@ -116,11 +117,19 @@ fn raft_config(settings: &Settings, applied: u64) -> Config {
         max_inflight_msgs: settings.max_inflight,
         check_quorum: true,
         pre_vote: true,
-        read_only_option: ReadOnlyOption::Safe,
+        read_only_option: if planted("reads_by_lease") {
+            ReadOnlyOption::LeaseBased
+        } else {
+            ReadOnlyOption::Safe
+        },
         // Never true: the engine joins entries to a waiting empty append of another position, and
         // the follower then acknowledges entries that it does not have.
-        batch_append: false,
-        max_uncommitted_size: settings.max_uncommitted,
+        batch_append: planted("appends_are_joined"),
+        max_uncommitted_size: if planted("uncommitted_without_bound") {
+            u64::MAX
+        } else {
+            settings.max_uncommitted
+        },
         max_committed_size_per_ready: settings.max_committed,
         ..Config::default()
     }
@@ -282,7 +291,11 @@ impl Core {
             let raft = &mut self.raw.raft;
             raft.election_elapsed = raft.election_elapsed.min(self.settings.election_tick - 1);
         }
+        let transferee = self.raw.raft.lead_transferee;
         let fired = self.raw.tick();
+        if planted("transfer_never_ends") && self.is_leader() {
+            self.raw.raft.lead_transferee = self.raw.raft.lead_transferee.or(transferee);
+        }
         self.settle(fired && !was_leader);
     }
 
@@ -326,7 +339,8 @@ impl Core {
             self.refused_messages += 1;
             return;
         }
-        if message.get_msg_type() == MessageType::MsgReadIndex {
+        if message.get_msg_type() == MessageType::MsgReadIndex && !planted("contexts_of_the_caller")
+        {
             let Some(context) = self.reads.admit(&message, self.raw.raft.term) else {
                 self.refused_messages += 1;
                 return;
@@ -416,10 +430,13 @@ impl Core {
         if !self.is_leader() || self.removed {
             return Err(Refusal::NotLeader);
         }
-        if !self.raw.raft.commit_to_current_term() || !self.raw.raft.apply_to_current_term() {
+        let entry_of_term =
+            self.raw.raft.commit_to_current_term() && self.raw.raft.apply_to_current_term();
+        if !entry_of_term && !planted("change_before_own_entry") {
             return Err(Refusal::NoEntryOfTerm);
         }
-        if self.raw.raft.has_pending_conf() || raft_joint(&self.raw) {
+        let pending = self.raw.raft.has_pending_conf() || raft_joint(&self.raw);
+        if pending && !planted("swallowed_change_counts") {
             return Err(Refusal::Pending);
         }
         let mut change = ConfChangeV2::default();
@@ -453,7 +470,7 @@ impl Core {
             .is_some_and(|e| {
                 e.index > before && e.get_entry_type() == EntryType::EntryConfChangeV2
             });
-        if taken {
+        if taken || planted("swallowed_change_counts") {
             Ok(())
         } else {
             Err(Refusal::Swallowed)
@@ -478,6 +495,9 @@ impl Core {
                 ))
             }
         };
+        if planted("removed_leader_stays") {
+            return Ok((state, change.context.clone(), asked_of(&change)));
+        }
         if was_member && !is_member(&state, self.settings.id) {
             self.removed = true;
         }
@@ -488,12 +508,7 @@ impl Core {
             self.raw.raft.become_follower(term, 0);
         }
         self.settle(false);
-        let asked = change
-            .get_changes()
-            .iter()
-            .map(|c| (change_number(c.get_change_type()), c.node_id))
-            .collect();
-        Ok((state, change.context.clone(), asked))
+        Ok((state, change.context.clone(), asked_of(&change)))
     }
 
     /// Tells the engine what is applied, and leaves a joint membership that nobody else would leave.
@@ -504,6 +519,9 @@ impl Core {
     }
 
     fn leave_joint(&mut self) {
+        if planted("joint_for_ever") {
+            return;
+        }
         let raft = &self.raw.raft;
         if self.is_leader()
             && raft_joint(&self.raw)
@@ -666,7 +684,7 @@ impl Core {
                     });
                     continue;
                 }
-                MessageType::MsgReadIndexResp => {
+                MessageType::MsgReadIndexResp if !planted("contexts_of_the_caller") => {
                     let Some(context) = self.reads.answer(&message) else {
                         continue;
                     };
@@ -809,6 +827,14 @@ fn progress_name(state: ProgressState) -> &'static str {
         ProgressState::Replicate => "replicate",
         ProgressState::Snapshot => "snapshot",
     }
+}
+
+fn asked_of(change: &ConfChangeV2) -> Vec<(u8, u64)> {
+    change
+        .get_changes()
+        .iter()
+        .map(|c| (change_number(c.get_change_type()), c.node_id))
+        .collect()
 }
 
 fn change_type(kind: u8) -> ConfChangeType {

@@ -7,6 +7,7 @@
 pub mod cache;
 pub mod codec;
 pub mod core;
+pub mod mutants;
 pub mod reads;
 
 #[cfg(feature = "python")]

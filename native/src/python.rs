@@ -352,5 +352,14 @@ fn _raft(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<RawRaft>()?;
     module.add("RaftPanicError", module.py().get_type::<RaftPanicError>())?;
     module.add("RecoveryError", module.py().get_type::<RecoveryError>())?;
+    #[cfg(feature = "mutants")]
+    module.add_function(wrap_pyfunction!(plant, module)?)?;
     Ok(())
+}
+
+/// Plants one bug by its name in every node of this process; an empty name plants none.
+#[cfg(feature = "mutants")]
+#[pyfunction]
+fn plant(name: &str) {
+    crate::mutants::plant(name);
 }

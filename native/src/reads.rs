@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use raft::eraftpb::Message;
 
+use crate::mutants::planted;
+
 const MAX_OPEN: usize = 4096;
 const MAX_SEEN: usize = 4096;
 const CONTEXT_BYTES: usize = 24;
@@ -72,7 +74,9 @@ impl ReadTable {
     }
 
     fn add(&mut self, origin: Origin, term: u64) -> Bytes {
-        self.sequence += 1;
+        if !planted("one_context_for_all_reads") || self.sequence == 0 {
+            self.sequence += 1;
+        }
         self.open.insert(self.sequence, origin);
         if self.open.len() > MAX_OPEN {
             self.open.pop_first();
