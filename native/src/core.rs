@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use protobuf::Message as _;
 use raft::eraftpb::{
-    ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Entry, EntryType, HardState,
-    Message, MessageType,
+    ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState, Entry,
+    EntryType, HardState, Message, MessageType,
 };
 use raft::{
     Config, GetEntriesContext, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole,
@@ -447,6 +447,9 @@ impl Core {
             change.mut_changes().push(single);
         }
         change.context = about;
+        if planted("joint_for_ever") {
+            change.set_transition(ConfChangeTransition::Explicit);
+        }
         let outcome = self.append_change(self.context(token), &change);
         self.settle(false);
         outcome

@@ -17,6 +17,7 @@ SECTORS = (512, 4096)
 MISDIRECTED_BYTES = 4096
 _APPLIED, _TORN, _ZEROED = 0.4, 0.2, 0.05  # the rest is lost
 _SLOW_SYNC = 0.01
+_LOG_FILE = ".log"
 
 Operation = tuple[int, bytes | None]  # (offset, data), or (new size, None)
 
@@ -186,6 +187,7 @@ class DiskImage:
         self.full = False
         self.trouble: Trouble | None = None
         self.hurt = False  # it has failed, lied or lost something: its node may stop
+        self.sync_failed_in: Process | None = None  # whose sync of a log failed last
         self.stalled_until_ns = 0
         self.sync_mean_s = 0.0005
         self.slow_sync_s = 0.05
@@ -361,6 +363,8 @@ class SimFile:
         if image.trouble is not None and image.fails(image.trouble.sync_error):
             self._failed = True
             node.drop(until)
+            if self._path.endswith(_LOG_FILE):
+                image.sync_failed_in = self._disk.process
             raise OSError(errno.EIO, "the simulated disk fails to sync")
         checksum = zlib.crc32(node.current[-64:])
         node.persist(until)

@@ -47,6 +47,7 @@ class Oracles(Observer):
         self._confs: dict[int, tuple[str, int]] = {}
         self._votes: dict[tuple[int, int], int] = {}
         self._applied: dict[int, int] = {}
+        self._promised: dict[int, int] = {}  # raft id -> last durable entry before its start
         self._highest = 0
         self._voters: list[tuple[int, tuple[int, ...]]] = []  # since which index, who
         self._running: dict[str, dict[int, LaunchPlan]] = {}
@@ -106,7 +107,15 @@ class Oracles(Observer):
         self._applied.pop(host, None)
         disk = self.disk_of(host)
         if disk is not None:
+            disk.refresh()
+            self._promised[host] = disk.last
             disk.forget()
+
+    def recovered(self, host: int, last_index: int) -> None:
+        """A start finds all that was durable, also on a damaged disk, or it is none."""
+        promised = self._promised.pop(host, 0)
+        if last_index < promised:
+            self.fail("recovery", f"host {host} had {promised} entries, starts with {last_index}")
 
     def applied(self, host: int, index: int, term: int, data: bytes, state_hash: bytes) -> bool:
         """The same entry at each index, in order, with the same state after it.
@@ -184,6 +193,11 @@ class Oracles(Observer):
         entry = self._entries.get(index)
         if entry is not None:
             self._committed(0, index, entry)
+
+    def bounded(self, host: int, what: str, size: int, most: int) -> None:
+        """Nothing grows beyond its bound."""
+        if size > most:
+            self.fail("bounds", f"host {host} has {size} {what}, at most {most}")
 
     # guests
 

@@ -134,7 +134,10 @@ class Simulation:
             await app.run()
         except BlixardError as error:
             if not self._excused(host, error.code):
-                raise
+                if error.code not in _MAY_STOP:
+                    raise
+                self.oracles.fail("recovery", f"host {host.number}, whose disk is whole: {error}")
+                return
             self.world.stopped(daemon.process, error.code)
 
     def _excused(self, host: Host, code: str) -> bool:

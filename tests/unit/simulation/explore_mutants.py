@@ -9,6 +9,8 @@ from blixard.cluster.leases import LeaderLeases, NodeLease
 from blixard.hypervisors.guard import deadlines
 from blixard.node.authority import NodeAuthority
 from blixard.simulation.explore.rules import Rules
+from blixard.simulation.explore.search import Scope
+from blixard.simulation.explore.state import Budget
 from blixard.vms.reconcile import decide, start_step
 
 SECOND_NS = 1_000_000_000
@@ -172,4 +174,13 @@ MUTANTS: dict[type[Rules], str] = {
     TermNotChecked: "leader change",
     ReportsNotFenced: "delays",
     WorkerWithoutAuthority: "delays",
+}
+
+SCOPES = {
+    "delays": Scope(name="", swift=1, budget=Budget(fencings=1)),
+    "leader change": Scope(name="", swift=1, silent=True, budget=Budget(elections=1, fencings=1)),
+    "unknown outcomes": Scope(name="", swift=1, silent=True, budget=Budget(unknowns=2, fencings=1)),
+    "leader paused": Scope(
+        name="", swift=1, timely=True, budget=Budget(elections=1, leader_pauses=1)
+    ),
 }

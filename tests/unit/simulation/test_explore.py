@@ -7,16 +7,7 @@ from blixard.simulation.explore.model import Model
 from blixard.simulation.explore.rules import LEASE, Rules
 from blixard.simulation.explore.search import SMALL, Scope, explore
 from blixard.simulation.explore.state import Budget, first_state
-from tests.unit.simulation.explore_mutants import MUTANTS
-
-SCOPES = {
-    "delays": Scope(name="", swift=1, budget=Budget(fencings=1)),
-    "leader change": Scope(name="", swift=1, silent=True, budget=Budget(elections=1, fencings=1)),
-    "unknown outcomes": Scope(name="", swift=1, silent=True, budget=Budget(unknowns=2, fencings=1)),
-    "leader paused": Scope(
-        name="", swift=1, timely=True, budget=Budget(elections=1, leader_pauses=1)
-    ),
-}
+from tests.unit.simulation.explore_mutants import MUTANTS, SCOPES
 
 
 @pytest.mark.parametrize("scope", SMALL, ids=lambda scope: scope.name)

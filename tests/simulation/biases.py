@@ -1,0 +1,203 @@
+"""Where planted bugs are looked for: what each seed runs, with or without the bug."""
+
+import random
+
+from tests.unit.simulation.explore_mutants import SCOPES
+
+from blixard.consensus.config import RaftConfig
+from blixard.consensus.membership import ADD_LEARNER, REMOVE, encode_member
+from blixard.simulation.explore.search import explore
+from blixard.simulation.knobs import Knobs, draw_knobs
+from blixard.simulation.planning import Fault, Plan, within_budget
+from blixard.simulation.run import Options, Simulation
+from blixard.simulation.scenarios.stage import Scenario, Stage
+from blixard.simulation.streams import Streams
+
+SMALL = RaftConfig(snapshot_entries=50, trailing_entries=0, segment_bytes=16 << 10,
+                   snapshot_chunk_bytes=1 << 10, reserve_bytes=4096, min_free_bytes=0)  # fmt: skip
+TIGHT = RaftConfig(snapshot_entries=50, trailing_entries=0, segment_bytes=16 << 10,
+                   max_uncommitted_bytes=512, max_pending_proposals=4, max_batch_entries=1,
+                   reserve_bytes=4096, min_free_bytes=0)  # fmt: skip
+
+
+def consensus(seed):
+    """Consensus alone on five hosts, everything drawn."""
+    return Simulation(Options(seed=seed, duration_s=40)).run()
+
+
+def nodes(seed):
+    """Whole nodes with guests on five hosts, everything drawn."""
+    return Simulation(Options(seed=seed, node=True)).run()
+
+
+def drawn(seed, kinds, *, hosts=3, node=False, config=None, clients=5, gap_ms=2_000, most_ms=6_000):
+    """Only some kinds of faults, many of them, on few hosts."""
+    draw = random.Random(f"bias/{seed}")
+    faults, at_ms, heal_ms = [], 14_000 if node else 5_000, 45_000 if node else 30_000
+    while at_ms < heal_ms - 1_000:
+        kind = draw.choice(kinds)
+        many = 2 if kind in ("clog", "lag") else 0 if kind in ("noise", "blackout", "replay") else 1
+        whom = tuple(draw.sample(range(1, hosts + 1), many))
+        lasts_ms = draw.randint(200, most_ms)
+        strength = round(draw.random(), 3)
+        faults.append(Fault(at_ms, kind, lasts_ms, whom, strength, draw.getrandbits(32)))
+        at_ms += int(draw.expovariate(1 / gap_ms)) + 50
+    plan = Plan(tuple(within_budget(faults, hosts)), heal_ms)
+    options = Options(seed=seed, nodes=hosts, node=node, clients=clients,
+                      duration_s=plan.heal_at_ms / 1000 + 10)  # fmt: skip
+    knobs = Knobs(mode=draw.choice(("fifo", "random")), raft=config) if config else None
+    return Simulation(options, plan=plan, knobs=knobs or draw_knobs(Streams(seed).get("knobs"))).run()
+
+
+def small(seed):
+    """Three hosts, snapshots and segments tiny, hosts that die and are cut off."""
+    return drawn(seed, ("crash", "kill", "partition", "crash"), config=SMALL, most_ms=3_000)
+
+
+def bad_syncs(seed):
+    """Syncs that fail."""
+    return drawn(seed, ("sync_error", "crash"), config=SMALL, gap_ms=3_000)
+
+
+def rot(seed):
+    """Bits that turn over, and hosts that start again."""
+    return drawn(seed, ("rot", "kill", "crash"), hosts=5, config=SMALL, gap_ms=800, most_ms=1_000)
+
+
+def lossy(seed):
+    """Messages that are lost, doubled and overtaken all the time."""
+    return drawn(seed, ("noise", "noise", "partition", "one_way", "clog"), hosts=5, gap_ms=600)
+
+
+def cut_off(seed):
+    """Leaders that are cut off, paused and heard late, read by many."""
+    kinds = ("partition", "pause", "noise", "clog", "lag", "replay")
+    return drawn(seed, kinds, config=SMALL, clients=12, most_ms=4_000, gap_ms=900)
+
+
+def clocks(seed):
+    """Every host's wall clock is wrong by years."""
+    draw = random.Random(f"clocks/{seed}")
+    faults = [Fault(at_ms, "wall_jump", 60_000, (host,), round(draw.random() * 0.4, 3))
+              for at_ms, host in ((9_000, 1), (9_000, 2), (9_000, 3))]  # fmt: skip
+    faults.append(Fault(12_000, "crash", 3_000, (1,)))
+    options = Options(seed=seed, nodes=3, duration_s=40)
+    return Simulation(options, plan=Plan(tuple(faults), 20_000)).run()
+
+
+def crowd(seed):
+    """Many clients and small bounds."""
+    return drawn(seed, ("partition", "pause"), config=TIGHT, clients=60, most_ms=4_000)
+
+
+def leases(seed):
+    """Whole nodes on three hosts that are cut off, paused and frozen for about a lease."""
+    kinds = ("partition", "partition", "pause", "freeze", "clog", "one_way", "kill")
+    return drawn(seed, kinds, node=True, most_ms=12_000, gap_ms=3_000)
+
+
+def scenes(act, *, nodes=3, node=False, clients=5, config=SMALL, ends="healed"):
+    """Return what plays a scene under the seed."""
+
+    def run(seed):
+        scenario = Scenario(name=act.__name__, rows=(), incident="planted", act=act, nodes=nodes,
+                            node=node, clients=clients, config=config, ends=ends)  # fmt: skip
+        return Stage(scenario, seed).run()
+
+    run.__doc__ = act.__doc__
+    return run
+
+
+def stalled_leader(stage: Stage) -> None:
+    """The leader's disk hangs for long; the others go on."""
+    stage.fault("stall", stage.leader(), lasts_s=20)
+    stage.run_for(5)
+    stage.writes(10, within_s=5)
+
+
+def full_leader(stage: Stage) -> None:
+    """The leader's disk has no room; the others go on."""
+    stage.fault("full", stage.leader(), lasts_s=20)
+    stage.run_for(5)
+    stage.writes(10, within_s=5)
+
+
+def hand_over_to_the_dead(stage: Stage) -> None:
+    """A hand-over to a host that is cut off just then comes to nothing; the leader goes on."""
+    leader = stage.leader()
+    target, other = stage.others(leader)
+    undo = stage.fault("partition", target)
+    stage.raft(leader)._core.transfer(stage.raft(target)._own.raft_id)
+    stage.run_for(3)
+    assert other is not target
+    stage.writes(10, within_s=8)
+    undo()
+
+
+def leader_is_removed(stage: Stage) -> None:
+    """The leader is removed by a change that it proposed itself, past the hand-over."""
+    leader = stage.leader()
+    raft = stage.raft(leader)
+    own = raft._own.raft_id
+    token = raft._proposals.token()
+    raft._core.propose_change(token, [(REMOVE, own)], b"")
+    raft._wake.set()
+    stage.until(10, lambda: any(own not in stage.raft(h).members for h in stage.others(leader)),
+                "the leader is removed")  # fmt: skip
+    stage.run_for(2)
+    stage.writes(5, within_s=8)
+
+
+def two_changes_at_once(stage: Stage) -> None:
+    """Two changes in a row: a change that was accepted takes place."""
+    raft = stage.raft(stage.leader())
+    own = raft._own
+    wanted = []
+    for number in (901, 902):
+        about = encode_member(type(own)(number, f"n{number}", "10.0.9.9:1", learner=True))
+        if not raft._core.propose_change(raft._proposals.token(), [(ADD_LEARNER, number)], about):
+            wanted.append(number)
+        raft._wake.set()
+    stage.run_for(3)
+    members = set(stage.raft(stage.leader()).members)
+    stage.expect(members >= set(wanted), f"accepted {wanted}, members are {sorted(members)}",
+                 "members")  # fmt: skip
+
+
+def joint_without_its_leader(stage: Stage) -> None:
+    """A joint change is committed by a leader that is gone before it left the joint members."""
+    leader = stage.leader()
+    raft, other = stage.raft(leader), stage.others(leader)[0]
+    about = encode_member(type(raft._own)(903, "n903", "10.0.9.9:1", learner=True))
+    old = stage.raft(other)._own.raft_id
+    changes = [(REMOVE, old), (ADD_LEARNER, 903)]
+    raft._core.propose_change(raft._proposals.token(), changes, about)
+    raft._wake.set()
+    stage.run_for(0.02)
+    raft._core.step_down()
+    stage.run_for(8)
+    leader = stage.leader()
+    conf = stage.raft(leader).membership.conf
+    stage.expect(not conf[2], f"the members are still joint: {conf}", "members")
+
+
+BIASES = {
+    "consensus": consensus,
+    "nodes": nodes,
+    "small": small,
+    "bad syncs": bad_syncs,
+    "rot": rot,
+    "lossy": lossy,
+    "cut off": cut_off,
+    "clocks": clocks,
+    "crowd": crowd,
+    "leases": leases,
+    "stalled leader": scenes(stalled_leader),
+    "full leader": scenes(full_leader, config=RaftConfig(reserve_bytes=4096)),
+    "hand-over": scenes(hand_over_to_the_dead),
+    "removed leader": scenes(leader_is_removed, ends="open"),
+    "two changes": scenes(two_changes_at_once, ends="open"),
+    "joint": scenes(joint_without_its_leader, nodes=5, ends="open"),
+}
+
+__all__ = ["BIASES", "SCOPES", "explore"]

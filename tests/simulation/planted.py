@@ -1,0 +1,121 @@
+"""All planted bugs: the rule that each leaves out, and where it is looked for."""
+
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
+
+import msgspec
+from tests.simulation import mutants as first
+from tests.simulation import planted_leases as leases
+from tests.simulation import planted_raft as raft
+from tests.unit.simulation import explore_mutants as explored
+
+
+class Mutant(msgspec.Struct, frozen=True, kw_only=True):
+    """One bug. ``engine``: it is in the Rust core, under the feature ``mutants``; ``rules``: as
+    ``b1.3``, ``a6.1``, ``L5``; ``quick``: an oracle finds it in a few seeds, also in CI."""
+
+    name: str
+    rules: tuple[str, ...]
+    what: str
+    bias: str
+    plant: Callable = nullcontext
+    engine: bool = False
+    explored: type | None = None
+    quick: bool = False
+
+
+@contextmanager
+def in_engine(name):
+    """Plant a bug in the Rust core that was built for it."""
+    from blixard import _raft
+
+    _raft.plant(name)
+    try:
+        yield
+    finally:
+        _raft.plant("")
+
+
+def _of(plant, rules, bias, *, quick=False):
+    what = " ".join((plant.__doc__ or "").split())
+    return Mutant(name=plant.__name__, rules=tuple(rules.split()), what=what, bias=bias,
+                  plant=plant, quick=quick)  # fmt: skip
+
+
+def _engine(name, rules, bias, what):
+    return Mutant(name=name, rules=tuple(rules.split()), what=what, bias=bias, engine=True,
+                  plant=lambda: in_engine(name))  # fmt: skip
+
+
+def _explored(rules_class, rules, what):
+    return Mutant(name=f"explored_{rules_class.__name__}", rules=tuple(rules.split()), what=what,
+                  bias=f"model: {explored.MUTANTS[rules_class]}", explored=rules_class)  # fmt: skip
+
+
+MUTANTS = (
+    _of(raft.answers_before_sync, "b1.1", "consensus", quick=True),
+    _of(first.acknowledge_before_sync, "b1.2", "consensus", quick=True),
+    _of(first.forget_votes, "b1.2", "consensus"),
+    _engine("appends_are_joined", "b1.2", "lossy",
+            "A follower acknowledges joined entries that it does not have."),
+    _of(raft.failed_sync_is_forgotten, "b1.3", "bad syncs", quick=True),
+    _of(raft.names_are_not_synced, "b1.4", "small"),
+    _of(raft.checksums_are_not_checked, "b1.5", "rot"),
+    _of(raft.damage_is_cut_off, "b1.5", "rot"),
+    _of(first.apply_out_of_order, "b1.6", "consensus", quick=True),
+    _of(raft.snapshot_of_an_older_index, "b1.6 b1.8", "small", quick=True),
+    _of(first.diverging_state, "b1.6", "consensus", quick=True),
+    _of(raft.acknowledged_when_appended, "b1.7", "consensus", quick=True),
+    _of(raft.unknown_is_called_failed, "b1.7", "consensus"),
+    _of(raft.snapshot_is_not_synced, "b1.8", "small"),
+    _of(raft.snapshot_is_never_reported, "b1.9", "small"),
+    _of(first.read_without_quorum, "b1.10", "consensus", quick=True),
+    _of(raft.read_before_applied, "b1.10", "consensus", quick=True),
+    _engine("transfer_never_ends", "b1.11", "hand-over",
+            "A hand-over that comes to nothing blocks proposals for ever."),
+    _of(raft.snapshot_loses_a_member, "b1.12", "small"),
+    _engine("swallowed_change_counts", "b1.12 a6.4", "two changes",
+            "A second change is proposed at once, and counts though the engine swallowed it."),
+    _of(raft.ticks_of_the_wall_clock, "b1.13", "clocks"),
+    _of(raft.leads_with_a_stalled_disk, "b1.14", "stalled leader", quick=True),
+    _of(raft.leads_with_a_full_disk, "b1.14", "full leader"),
+    _of(raft.proposals_without_bound, "b1.15", "crowd"),
+    _of(raft.log_is_never_cut, "b1.15", "crowd"),
+    _engine("uncommitted_without_bound", "b1.15 a6.7", "crowd",
+            "The engine's buffer of uncommitted entries has no bound."),
+    _engine("one_context_for_all_reads", "a6.1", "cut off", "All reads ask under one context."),
+    _engine("contexts_of_the_caller", "a6.1", "cut off",
+            "The leader takes the caller's context as its own, and duplicates as new requests."),
+    _engine("reads_by_lease", "a6.2", "cut off", "The engine answers reads by lease."),
+    Mutant(name="removed_leader_stays", rules=("a6.3",), bias="removed leader", engine=True,
+           what="A leader whose removal is applied goes on leading, and is listened to.",
+           plant=lambda: raft.all_of(in_engine("removed_leader_stays"), raft.all_may_speak())),
+    _engine("joint_for_ever", "a6.5", "joint", "A joint membership is left by nobody."),
+    _of(raft.read_joins_an_older_round, "a6.8", "consensus"),
+    _of(first.reports_of_any_run, "L1 L14", "leases"),
+    _of(leases.acknowledges_without_a_round, "L3", "leases"),
+    _of(first.leader_fences_too_early, "L5", "leases", quick=True),
+    _of(leases.new_leader_does_not_wait, "L6", "leases", quick=True),
+    _of(leases.fenced_without_a_new_epoch, "L8", "leases"),
+    _of(first.guard_armed_too_late, "L9", "leases", quick=True),
+    _of(leases.guard_is_not_armed, "L9 L12", "leases", quick=True),
+    _of(leases.guests_are_not_found_again, "L10", "leases"),
+    _of(leases.runs_before_it_is_armed, "L12", "leases"),
+    _of(leases.starts_without_asking, "L12", "leases"),
+    _of(leases.no_answer_means_yes, "L12 L22", "leases"),
+    _of(leases.acts_without_authority, "L13", "leases"),
+    _of(leases.kept_instances_are_moved, "L16", "leases", quick=True),
+    _explored(explored.LeaseFromReceipt, "L2", "The lease runs from the receipt of the answer."),
+    _explored(explored.LeaseNotWaitedOut, "L5", "The leader does not wait for the kill."),
+    _explored(explored.NewLeaderWaitsNot, "L6", "A new leader does not wait."),
+    _explored(explored.PauseOfLeaderNotNoticed, "L5", "A leader's pause is not noticed."),
+    _explored(explored.TermNotChecked, "L3 L8", "A fencing counts in any term."),
+    _explored(explored.UnknownTakenForRefused, "L8", "A fencing in doubt counts as refused."),
+    _explored(explored.GrantedWhileFenced, "L8", "A node is granted leases while it is fenced."),
+    _explored(explored.GuardTooLate, "L9", "The guard kills a second late."),
+    _explored(explored.GuardNotArmed, "L9 L12", "The guard is not armed."),
+    _explored(explored.LapseNotNoticed, "L13", "A lapse of the lease is not noted."),
+    _explored(explored.ViewFromBeforeLapse, "L13", "Duties asked for before a lapse are believed."),
+    _explored(explored.WorkerWithoutAuthority, "L13", "A worker acts without a lease."),
+    _explored(explored.ReportsNotFenced, "L1 L14", "Reports of older runs count."),
+)  # fmt: skip

@@ -1,0 +1,126 @@
+"""Bugs of leases and fencing, each one sentence of the architecture left out."""
+
+from tests.simulation.mutants import patched
+from tests.simulation.planted_raft import all_of
+
+from blixard.base.errors import BlixardError
+from blixard.cluster.leases import LeaderLeases
+from blixard.consensus.node import RaftNode
+from blixard.node import leader, link, views
+from blixard.node.authority import NodeAuthority
+from blixard.node.leader import LeaderDuties
+from blixard.node.link import NodeLink
+from blixard.vms import loops, replicas, worker
+
+
+def new_leader_does_not_wait():
+    """A new leader takes all leases of before its election for ended."""
+    init = LeaderLeases.__init__
+
+    def hasty(self, config, elected_at_s):
+        init(self, config, elected_at_s - config.lost_after_s)
+
+    return patched(LeaderLeases, "__init__", hasty)
+
+
+def acknowledges_without_a_round():
+    """The leader grants leases without asking a quorum whether it still leads."""
+
+    async def sure(_duties, _term):
+        return None
+
+    return patched(LeaderDuties, "_confirm", sure)
+
+
+def leads_before_its_own_entry():
+    """A new leader acts before an entry of its own term is applied."""
+    refresh = RaftNode._refresh
+
+    def early(node):
+        node._applied_term = node._core.state()[1]
+        refresh(node)
+
+    return patched(RaftNode, "_refresh", early)
+
+
+def fenced_without_a_new_epoch():
+    """A lost node keeps its epoch."""
+    lost = views.lost_status
+
+    def same(node, reason, now_ms):
+        return {**lost(node, reason, now_ms), "epoch": int(node.status.get("epoch", 0))}
+
+    return patched(leader, "lost_status", same)
+
+
+def guard_is_not_armed():
+    """Fenced guests start without a deadline."""
+    step = worker.start_step
+
+    def unarmed(after, *, fenced, allowed=None):
+        assert fenced in (True, False)
+        return step(after, fenced=False, allowed=allowed)
+
+    return patched(worker, "start_step", unarmed)
+
+
+def runs_before_it_is_armed():
+    """The CPUs run first, then the guard is armed and the leader asked."""
+
+    def backwards(after, *, fenced, allowed=None):
+        assert allowed in (True, False, None)
+        order = [None, "spawn", "resume", "ask", *(["arm"] if fenced else [])]
+        place = order.index(after) + 1
+        return order[place] if place < len(order) else None
+
+    return patched(worker, "start_step", backwards)
+
+
+def starts_without_asking():
+    """Epoch and run are not checked again before the CPUs run."""
+
+    async def sure(_link, _uid, _run, _epoch):
+        return True
+
+    return patched(NodeLink, "confirm_start", sure)
+
+
+def no_answer_means_yes():
+    """Without an answer of a leader the guest is started."""
+    confirm = NodeLink.confirm_start
+
+    async def hopeful(self, uid, run, epoch):
+        ask = self._leadership.ask
+
+        async def asking(method, payload, *, timeout_s):
+            try:
+                return await ask(method, payload, timeout_s=timeout_s)
+            except BlixardError:
+                return link.m.encode(link.m.StartAnswer(True))
+
+        with patched(self._leadership, "ask", asking):
+            return await confirm(self, uid, run, epoch)
+
+    return patched(NodeLink, "confirm_start", hopeful)
+
+
+def acts_without_authority():
+    """Workers act on what they know, whether the lease is valid or not."""
+    return all_of(
+        patched(NodeAuthority, "granted", lambda _self, _now_ns: True),
+        patched(NodeAuthority, "may_resume", lambda _self, **_named: True),
+    )
+
+
+def kept_instances_are_moved():
+    """What should be kept on a lost node is placed again elsewhere, though nobody kills it."""
+    return patched(replicas.Member, "kept_away", False)
+
+
+def guests_are_not_found_again():
+    """A restarted daemon does not look for the guests of before."""
+
+    async def blind(_reconciler):
+        return None
+
+    return patched(loops.Reconciler, "adopt", blind)
