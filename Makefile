@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 NATIVE := $(VENV)/.native
 
-.PHONY: help setup system native lint test test-fast demo bench docs clean
+.PHONY: help setup system native lint test test-fast demo bench docs mutants clean
 
 help:            ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -47,6 +47,9 @@ demo: setup      ## three nodes on this machine, real guests, two kills, a table
 bench: setup     ## make bench NAME=slice: figures beside their bars
 	@test -n "$(NAME)" || { echo "usage: make bench NAME=<one of: $$(ls bench/*.py | xargs -n1 basename | sed 's/.py//' | tr '\n' ' ')>"; exit 2; }
 	$(PY) bench/$(NAME).py
+
+mutants: setup   ## plant bugs in our own code: which oracle objects, after how many seeds
+	@nice -n 19 $(PY) tools/mutants.py $(ARGS)
 
 lock:            ## write requirements.lock from pyproject.toml
 	$(VENV)/bin/pip-compile --quiet --strip-extras --allow-unsafe --generate-hashes --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --extra dev --output-file requirements.lock pyproject.toml

@@ -13,6 +13,7 @@ import pathlib
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,6 +23,10 @@ ENGINE = TARGET / "mutants" / "lib_raft.so"
 PAGE = ROOT / "docs" / "developer-guide" / "mutants.md"
 BEGIN, END = "<!-- table begins -->", "<!-- table ends -->"
 ONE_S = 7_200
+NOTHING = {
+    "rules": [], "what": "", "bias": "", "oracle": "", "seeds": 0, "text": "", "accidents": 0,
+    "seconds": 0.0, "control": "the hunt failed",
+}  # fmt: skip
 
 
 def build_engine() -> None:
@@ -30,6 +35,7 @@ def build_engine() -> None:
                "--features", "mutants", "--target-dir", str(TARGET)]  # fmt: skip
     environment = {
         **os.environ,
+        "RUST_BACKTRACE": "0",
         "PYO3_BUILD_EXTENSION_MODULE": "1",
         "PYO3_PYTHON": sys.executable,
         "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -68,7 +74,7 @@ def hunt_one(name: str, seeds: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _tell(name: str):  # type: ignore[no-untyped-def]
+def _tell(name: str) -> Callable[[int, object], None]:
     def told(seed: int, _said: object) -> None:
         if seed % 25 == 0:
             print(f"  {name}: {seed} seeds", file=sys.stderr, flush=True)
@@ -79,10 +85,10 @@ def _tell(name: str):  # type: ignore[no-untyped-def]
 def in_process(name: str, seeds: int) -> dict[str, Any]:
     """Run one hunt in a process of its own and return what it found."""
     command = [sys.executable, __file__, "--hunt", name, "--seeds", str(seeds)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, timeout=ONE_S, check=False)
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, timeout=ONE_S, check=False,
+                          env={**os.environ, "RUST_BACKTRACE": "0"})  # fmt: skip
     if done.returncode:
-        return {"name": name, "rules": [], "what": "", "bias": "", "oracle": "", "seeds": 0,
-                "text": "", "accidents": 0, "seconds": 0.0, "control": "the hunt failed"}  # fmt: skip
+        return {**NOTHING, "name": name}
     row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return row
 

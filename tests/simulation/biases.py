@@ -16,8 +16,14 @@ from blixard.simulation.streams import Streams
 SMALL = RaftConfig(snapshot_entries=50, trailing_entries=0, segment_bytes=16 << 10,
                    snapshot_chunk_bytes=1 << 10, reserve_bytes=4096, min_free_bytes=0)  # fmt: skip
 TIGHT = RaftConfig(snapshot_entries=50, trailing_entries=0, segment_bytes=16 << 10,
-                   max_uncommitted_bytes=512, max_pending_proposals=4, max_batch_entries=1,
+                   max_uncommitted_bytes=1024, max_message_bytes=512, max_pending_proposals=4, max_batch_entries=1,
                    reserve_bytes=4096, min_free_bytes=0)  # fmt: skip
+
+
+QUICK = RaftConfig(tick_s=0.02, reserve_bytes=4096, min_free_bytes=0)
+SLOW = RaftConfig(tick_s=0.1, election_ticks=20, reserve_bytes=4096, min_free_bytes=0)
+NARROW = RaftConfig(max_uncommitted_bytes=600, max_message_bytes=512, max_batch_entries=1,
+                    election_ticks=30, reserve_bytes=4096, min_free_bytes=0)  # fmt: skip
 
 
 def consensus(seed):
@@ -30,10 +36,22 @@ def nodes(seed):
     return Simulation(Options(seed=seed, node=True)).run()
 
 
-def drawn(seed, kinds, *, hosts=3, node=False, config=None, clients=5, gap_ms=2_000, most_ms=6_000):
+def drawn(
+    seed,
+    kinds,
+    *,
+    hosts=3,
+    node=False,
+    config=None,
+    clients=5,
+    gap_ms=2_000,
+    most_ms=6_000,
+    heal_ms=0,
+):
     """Only some kinds of faults, many of them, on few hosts."""
     draw = random.Random(f"bias/{seed}")
-    faults, at_ms, heal_ms = [], 14_000 if node else 5_000, 45_000 if node else 30_000
+    faults, at_ms = [], 14_000 if node else 5_000
+    heal_ms = heal_ms or (45_000 if node else 30_000)
     while at_ms < heal_ms - 1_000:
         kind = draw.choice(kinds)
         many = 2 if kind in ("clog", "lag") else 0 if kind in ("noise", "blackout", "replay") else 1
@@ -46,7 +64,9 @@ def drawn(seed, kinds, *, hosts=3, node=False, config=None, clients=5, gap_ms=2_
     options = Options(seed=seed, nodes=hosts, node=node, clients=clients,
                       duration_s=plan.heal_at_ms / 1000 + 10)  # fmt: skip
     knobs = Knobs(mode=draw.choice(("fifo", "random")), raft=config) if config else None
-    return Simulation(options, plan=plan, knobs=knobs or draw_knobs(Streams(seed).get("knobs"))).run()
+    return Simulation(
+        options, plan=plan, knobs=knobs or draw_knobs(Streams(seed).get("knobs"))
+    ).run()
 
 
 def small(seed):
@@ -87,7 +107,9 @@ def clocks(seed):
 
 def crowd(seed):
     """Many clients and small bounds."""
-    return drawn(seed, ("partition", "pause"), config=TIGHT, clients=60, most_ms=4_000)
+    return drawn(
+        seed, ("partition", "pause"), config=TIGHT, clients=30, most_ms=4_000, heal_ms=20_000
+    )
 
 
 def leases(seed):
@@ -148,6 +170,69 @@ def leader_is_removed(stage: Stage) -> None:
     stage.writes(5, within_s=8)
 
 
+def where_fenced(stage: Stage) -> list:
+    """Return the hosts that run the fenced guest."""
+    return [h for h in stage.world.hosts
+            if any(plan.fenced for plan in h.guests.running())]  # fmt: skip
+
+
+def deposed_leader_with_a_guest(stage: Stage) -> None:
+    """A leader is stopped and cut off together with the node of a fenced guest, then goes on."""
+    stage.until(30, lambda: bool(where_fenced(stage)), "a fenced guest runs")
+    stage.run_for(4 + stage.draw.random())
+    leader = stage.leader()
+    node = (where_fenced(stage) or [leader])[0]
+    if node is leader:
+        node = stage.follower()
+    stage.fault("partition", leader, node, lasts_s=14)
+    stage.fault("pause", leader, lasts_s=1.5 + 0.4 * stage.draw.random())
+    stage.run_for(14)
+
+
+def leader_change(stage: Stage) -> None:
+    """Leadership moves while all is well: no fenced guest stops."""
+    stage.until(30, lambda: bool(where_fenced(stage)), "a fenced guest runs")
+    stage.run_for(6)
+    before = [p for h in where_fenced(stage) for p in h.guests.running() if p.fenced]
+    leader = stage.leader()
+    stage.raft(leader)._core.transfer(stage.draw.choice(stage.others(leader)).raft_id)
+    stage.raft(leader)._wake.set()
+    stage.run_for(6)
+    after = [p for h in where_fenced(stage) for p in h.guests.running() if p.fenced]
+    stage.expect(before == after, f"{before} ran before the change of leader, {after} after it",
+                 "healthy guest stopped")  # fmt: skip
+
+
+def crowd_before_a_cut_leader(stage: Stage) -> None:
+    """Many write to a leader that has just been cut off."""
+    stage.run_for(1)
+    stage.fault("partition", stage.leader(), lasts_s=3)
+    stage.run_for(3)
+
+
+def guest_starts_late(stage: Stage) -> None:
+    """The daemon of a node stops while it starts a fenced guest, and goes on much later."""
+    stage.until(30, lambda: bool(where_fenced(stage)), "a fenced guest runs")
+    stage.run_for(3)
+    stage.crash(where_fenced(stage)[0])
+    starting = []
+
+    def starts() -> bool:
+        starting[:] = [h for h in stage.world.hosts if h.up and any(
+            i.state == "paused" and i.plan.fenced for i in h.guests.instances.values())]  # fmt: skip
+        return bool(starting)
+
+    for _ in range(4_000):
+        if starts():
+            break
+        stage.run_for(0.005)
+    if not starting:
+        return
+    host = starting[0]
+    stage.fault("pause", host, lasts_s=9 + 4 * stage.draw.random())
+    stage.run_for(16)
+
+
 def two_changes_at_once(stage: Stage) -> None:
     """Two changes in a row: a change that was accepted takes place."""
     raft = stage.raft(stage.leader())
@@ -196,6 +281,12 @@ BIASES = {
     "full leader": scenes(full_leader, config=RaftConfig(reserve_bytes=4096)),
     "hand-over": scenes(hand_over_to_the_dead),
     "removed leader": scenes(leader_is_removed, ends="open"),
+    "deposed leader": scenes(
+        deposed_leader_with_a_guest, nodes=5, node=True, config=SLOW, ends="open"
+    ),
+    "leader change": scenes(leader_change, node=True, config=QUICK, ends="open"),
+    "cut crowd": scenes(crowd_before_a_cut_leader, clients=100, config=NARROW),
+    "late start": scenes(guest_starts_late, nodes=5, node=True, config=None),
     "two changes": scenes(two_changes_at_once, ends="open"),
     "joint": scenes(joint_without_its_leader, nodes=5, ends="open"),
 }

@@ -18,7 +18,8 @@ def new_leader_does_not_wait():
     init = LeaderLeases.__init__
 
     def hasty(self, config, elected_at_s):
-        init(self, config, elected_at_s - config.lost_after_s)
+        init(self, config, elected_at_s)
+        self.since_s -= config.lost_after_s
 
     return patched(LeaderLeases, "__init__", hasty)
 

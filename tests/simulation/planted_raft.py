@@ -208,4 +208,3 @@ def log_is_never_cut():
         return 0
 
     return patched(Log, "remove_before", keep)
-

@@ -69,6 +69,15 @@ class Watch:
         self.oracles.voted(host, term, candidate)
         self.note(host, "vote", term, candidate)
 
+    def spoke(self, host: int) -> None:
+        """A host sends frames of consensus."""
+        machine = self._world.host_of(host)
+        failed, daemon = machine.image.sync_failed_in, machine.daemon
+        if failed is not None and daemon is not None and failed is daemon.process:
+            self.oracles.fail(
+                "failed sync", f"host {host} speaks on after a sync of its log failed"
+            )
+
     def note(self, host: int, kind: str, first: int | str, second: int | str = 0) -> None:
         """Put an event into the trace."""
         self._world.trace.add(self._world.loop.now_ns, host, kind, first, second)
@@ -125,6 +134,8 @@ def watch_raft(raft: RaftNode, machine: StateMachine, host: int, watch: Watch) -
             oracles.members_at(host, index, conf, voters)
 
     machine.restore = restoring  # type: ignore[method-assign]
+    watch_bounds(raft, host, oracles)
+    oracles.recovered(host, raft.last_index)
     raft.on_role_change(changed)
     raft.on_applied(applied)
     if raft.applied_index:
@@ -134,14 +145,42 @@ def watch_raft(raft: RaftNode, machine: StateMachine, host: int, watch: Watch) -
 
 
 _MEMBERS_EVERY = 16
+_ENTRY_BYTES = 32  # less than a command of a client counts against the bound
+
+
+def watch_bounds(raft: RaftNode, host: int, oracles: Oracles) -> None:
+    """Tell the oracles how much waits, and how long the log is, whenever something is proposed."""
+    config, propose = raft._config, raft.propose
+
+    async def observed(data: bytes, *, timeout_s: float) -> Any:
+        uncommitted = (raft.last_index - raft.commit_index) * _ENTRY_BYTES
+        # A new leader does not count what it found in its log: as much again may stand there.
+        most = 2 * config.max_uncommitted_bytes + _SLACK_BYTES
+        waiting = len(raft._proposals.pending)
+        # Both kept snapshots are of the past: the log holds what came since the older one.
+        kept = 3 * config.snapshot_entries + config.trailing_entries + _SLACK_ENTRIES
+        oracles.bounded(host, "uncommitted bytes", uncommitted, most)
+        oracles.bounded(host, "waiting proposals", waiting, config.max_pending_proposals + 1)
+        log_bytes = kept * (2 * oracles.mean_entry_bytes + 128) + 2 * config.segment_bytes
+        oracles.bounded(host, "bytes of log", raft._log.size, log_bytes)
+        return await propose(data, timeout_s=timeout_s)
+
+    raft.propose = observed  # type: ignore[method-assign]
+
+
+_SLACK_BYTES = 512
+_SLACK_ENTRIES = 200  # what may be written while a snapshot is
 
 
 def watch_votes(transport: SimTransport, host: int, watch: Watch) -> None:
-    """Tell the oracles of every vote that leaves the host."""
+    """Tell the oracles of every vote that leaves the host, and of words after a failed sync."""
     send = transport.send
 
     def observed(uid: str, channel: str, payload: bytes) -> bool:
-        if channel == CHANNEL and GRANT in payload:
+        if channel != CHANNEL:
+            return send(uid, channel, payload)
+        watch.spoke(host)
+        if GRANT in payload:
             for term, candidate in votes_in(payload):
                 watch.voted(host, term, candidate)
         return send(uid, channel, payload)

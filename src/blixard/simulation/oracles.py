@@ -48,7 +48,7 @@ class Oracles(Observer):
         self._votes: dict[tuple[int, int], int] = {}
         self._applied: dict[int, int] = {}
         self._promised: dict[int, int] = {}  # raft id -> last durable entry before its start
-        self._highest = 0
+        self._highest = self._bytes = 0
         self._voters: list[tuple[int, tuple[int, ...]]] = []  # since which index, who
         self._running: dict[str, dict[int, LaunchPlan]] = {}
         self.effects = Effects(self.fail)
@@ -134,6 +134,7 @@ class Oracles(Observer):
         if index <= self._highest:
             return False
         self._highest = index
+        self._bytes += len(data)
         self._committed(host, index, entry)
         if len(self._entries) > _KEPT:
             oldest = next(iter(self._entries))
@@ -193,6 +194,11 @@ class Oracles(Observer):
         entry = self._entries.get(index)
         if entry is not None:
             self._committed(0, index, entry)
+
+    @property
+    def mean_entry_bytes(self) -> int:
+        """How large the committed entries are on average."""
+        return self._bytes // max(1, self._highest)
 
     def bounded(self, host: int, what: str, size: int, most: int) -> None:
         """Nothing grows beyond its bound."""

@@ -1,0 +1,44 @@
+"""Planted bugs that an oracle finds in a few seeds; `make mutants` looks for all of them."""
+
+import re
+from pathlib import Path
+
+import pytest
+from tests.simulation.biases import BIASES
+from tests.simulation.hunting import hunt
+from tests.simulation.planted import MUTANTS
+
+pytestmark = pytest.mark.simulation
+
+SEEDS = 5
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "developer-guide" / "mutants.md"
+QUICK = [mutant for mutant in MUTANTS if mutant.quick]
+RULES = {f"b1.{n}" for n in range(1, 16)} | {f"a6.{n}" for n in (1, 2, 3, 4, 5, 7, 8)}
+
+
+@pytest.mark.parametrize("mutant", QUICK, ids=lambda mutant: mutant.name)
+def test_an_oracle_objects(mutant):
+    assert not mutant.engine
+    found = hunt(mutant.name, mutant.bias, mutant.plant, seeds=SEEDS)
+    assert found.oracle
+
+
+@pytest.mark.parametrize("bias", sorted({mutant.bias for mutant in QUICK}))
+def test_without_a_bug_no_oracle_objects(bias):
+    assert BIASES[bias](1).violations == ()
+
+
+def test_every_rule_and_every_sentence_has_a_bug_or_a_reason():
+    sentences = dict(re.findall(r"^\| (L\d+) \| .* \| (.+) \|$", PAGE.read_text(), re.MULTILINE))
+    planted = {rule for mutant in MUTANTS for rule in mutant.rules}
+    assert planted >= RULES
+    assert planted - RULES <= set(sentences)
+    assert not [name for name, said in sentences.items() if not said.strip("- ")]
+    assert {name for name, said in sentences.items() if said == "planted"} <= planted
+
+
+def test_names_are_unique_and_all_are_told_in_the_page():
+    names = [mutant.name for mutant in MUTANTS]
+    assert len(names) == len(set(names))
+    page = PAGE.read_text()
+    assert [name for name in names if f"`{name}`" not in page] == []
