@@ -3,13 +3,10 @@
 from tests.simulation.mutants import patched
 from tests.simulation.planted_raft import all_of
 
-from blixard.base.errors import BlixardError
 from blixard.cluster.leases import LeaderLeases
-from blixard.consensus.node import RaftNode
-from blixard.node import leader, link, views
+from blixard.node import leader, views
 from blixard.node.authority import NodeAuthority
 from blixard.node.leader import LeaderDuties
-from blixard.node.link import NodeLink
 from blixard.vms import loops, replicas, worker
 
 
@@ -31,17 +28,6 @@ def acknowledges_without_a_round():
         return None
 
     return patched(LeaderDuties, "_confirm", sure)
-
-
-def leads_before_its_own_entry():
-    """A new leader acts before an entry of its own term is applied."""
-    refresh = RaftNode._refresh
-
-    def early(node):
-        node._applied_term = node._core.state()[1]
-        refresh(node)
-
-    return patched(RaftNode, "_refresh", early)
 
 
 def fenced_without_a_new_epoch():
@@ -75,34 +61,6 @@ def runs_before_it_is_armed():
         return order[place] if place < len(order) else None
 
     return patched(worker, "start_step", backwards)
-
-
-def starts_without_asking():
-    """Epoch and run are not checked again before the CPUs run."""
-
-    async def sure(_link, _uid, _run, _epoch):
-        return True
-
-    return patched(NodeLink, "confirm_start", sure)
-
-
-def no_answer_means_yes():
-    """Without an answer of a leader the guest is started."""
-    confirm = NodeLink.confirm_start
-
-    async def hopeful(self, uid, run, epoch):
-        ask = self._leadership.ask
-
-        async def asking(method, payload, *, timeout_s):
-            try:
-                return await ask(method, payload, timeout_s=timeout_s)
-            except BlixardError:
-                return link.m.encode(link.m.StartAnswer(True))
-
-        with patched(self._leadership, "ask", asking):
-            return await confirm(self, uid, run, epoch)
-
-    return patched(NodeLink, "confirm_start", hopeful)
 
 
 def acts_without_authority():
