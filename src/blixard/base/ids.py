@@ -8,7 +8,7 @@ import re
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
-_VALUES = {c: i for i, c in enumerate(_ALPHABET)}
+_TO_PYTHON = str.maketrans(_ALPHABET, "0123456789ABCDEFGHIJKLMNOPQRSTUV")
 _SHIFTS = range(120, -1, -10)
 _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
@@ -27,7 +27,4 @@ def is_ulid(text: str) -> bool:
 
 def ulid_time_ms(text: str) -> int:
     """Return the Unix milliseconds inside a ULID."""
-    value = 0
-    for char in text[:10]:
-        value = value * 32 + _VALUES[char]
-    return value
+    return int(text[:10].translate(_TO_PYTHON), 32)

@@ -464,12 +464,16 @@ class RaftNode:
             self._refresh()
             if self._proposals.queue or self._reads.waiting or self._reads.rounds:
                 self._put_in()
+            ready = core.ready()
+            if ready is None:
+                return  # nothing has changed since it was looked at
             for _ in range(_READIES_PER_PASS):
+                self._handle(ready)
                 ready = core.ready()
                 if ready is None:
                     break
-                self._handle(ready)
             else:
+                self._handle(ready)
                 self.wake()
             self._refresh()
         except RaftPanicError as error:

@@ -75,6 +75,7 @@ class History:
         self._now_ns = now_ns
         self._requests: dict[str, Request] = {}
         self._generations = [0] * SLOTS
+        self._keys = [f"k{slot}g0" for slot in range(SLOTS)]
         self._texts = 0
         self.keys: dict[str, KeyHistory] = {}
         self.values: dict[str, str] = {}
@@ -91,6 +92,7 @@ class History:
         if known.asked >= REQUESTS_PER_KEY:
             old = self.key_of(slot)
             self._generations[slot] += 1
+            self._keys[slot] = f"k{slot}g{self._generations[slot]}"
             if not known.open:
                 self._judge(old, known)
             known, expected = KeyHistory(), ""
@@ -116,7 +118,7 @@ class History:
 
     def key_of(self, slot: int) -> str:
         """Return the key that a slot means now."""
-        return f"k{slot}g{self._generations[slot]}"
+        return self._keys[slot]
 
     # what became of it
 
@@ -183,7 +185,7 @@ class History:
         known.open -= 1
         if operation is not None:
             known.done.append(operation)
-        if not known.open and request.key not in map(self.key_of, range(SLOTS)):
+        if not known.open and request.key not in self._keys:
             self._judge(request.key, known)
 
     def stale_read(self, key: str, index: int, text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import random
 import zlib
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from blixard.simulation.damage import Trouble
+from blixard.simulation.nap import Nap
 from blixard.simulation.process import Process
 
 DEFAULT_CAPACITY = 1 << 30
@@ -390,7 +390,7 @@ class SimDisk:
 
     async def wait(self) -> None:
         """Take as long as the device does."""
-        await asyncio.sleep(self.image.latency_s(self._now_ns()))
+        await Nap(self.process, self.image.latency_s(self._now_ns()))
 
     def open(self, path: str, *, create: bool = False) -> SimFile:
         """Open for reading and writing."""

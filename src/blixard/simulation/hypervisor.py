@@ -16,6 +16,7 @@ from blixard.base.errors import BlixardError
 from blixard.ports.hypervisor import GuestStatus, HypervisorInstance, LaunchPlan, ProcessState
 from blixard.ports.transport import Stream
 from blixard.simulation.loop import SimHandle
+from blixard.simulation.nap import Nap
 from blixard.simulation.process import Process
 
 _FIRST_PID = 1000
@@ -247,7 +248,7 @@ class SimHypervisor:
         world.callbacks = []
 
     async def _take(self, mean_s: float) -> None:
-        await asyncio.sleep(mean_s * (0.5 + self._random.random()))
+        await Nap(self._daemon, mean_s * (0.5 + self._random.random()))
 
     async def instances(self) -> list[HypervisorInstance]:
         """Return all processes."""

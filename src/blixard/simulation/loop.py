@@ -93,7 +93,7 @@ class SimLoop(ClosedWorldLoop):
         self._random = order.random
         self._heap: list[tuple[int, int, SimHandle]] = []
         self._seq = 0
-        self._last_step = min(self._max_steps, MAX_STEPS_PER_INSTANT)
+        self._instant_began = 0  # with which step
         self._next_collection = _COLLECT_EVERY
         self._single: SimHandle | None = None  # the only callback of this instant, so far
         self._ready: deque[SimHandle] = deque()
@@ -240,7 +240,7 @@ class SimLoop(ClosedWorldLoop):
         self._running = True
         try:
             ready, waiting = self._ready, self._waiting
-            while (ready or waiting or self._advance(end_ns)) and not self._stopping:
+            while not self._stopping and (ready or waiting or self._advance(end_ns)):
                 self._run_instant(done)
                 if done is not None and done.done():
                     return
@@ -259,13 +259,16 @@ class SimLoop(ClosedWorldLoop):
             self.cancelled_timers -= 1
         if not heap or heap[0][0] > end_ns:
             if end_ns > self.now_ns:
-                self._move_to(end_ns)
+                self.now_ns = end_ns
+                self._instant_began = self.steps
             return False
         now, _, handle = heappop(heap)
         handle.when_ns = -1
         if now > self.now_ns:
-            self._move_to(now)
-        now = self.now_ns
+            self.now_ns = now
+            self._instant_began = self.steps
+        else:
+            now = self.now_ns
         if self._in_order and (not heap or heap[0][0] > now):
             self._single = handle  # nothing to choose from
             return True
@@ -275,10 +278,6 @@ class SimLoop(ClosedWorldLoop):
             handle.when_ns = -1
             self.push(handle)
         return True
-
-    def _move_to(self, now_ns: int) -> None:
-        self.now_ns = now_ns
-        self._last_step = min(self._max_steps, self.steps + MAX_STEPS_PER_INSTANT)
 
     def drop_pending(self, drop: Callable[[SimHandle], bool]) -> int:
         """Cancel what waits for its time and matches; returns how many."""
@@ -308,7 +307,7 @@ class SimLoop(ClosedWorldLoop):
                 handle = None
                 continue
             self.current = process
-            self.steps += 1
+            self.steps = steps = self.steps + 1
             try:
                 handle.context.run(callback, *handle.args)
             except ProcessExitError:
@@ -316,9 +315,9 @@ class SimLoop(ClosedWorldLoop):
             except Exception as error:
                 self._callback_failed(process, error)
             handle = None
-            if self.steps >= self._last_step:
-                raise LivelockError(f"{self.steps} steps, at {self.now_ns} ns, in {process.name}")
-            if self.steps >= self._next_collection:
+            if steps >= self._max_steps or steps - self._instant_began >= MAX_STEPS_PER_INSTANT:
+                raise LivelockError(f"{steps} steps, at {self.now_ns} ns, in {process.name}")
+            if steps >= self._next_collection:
                 self._next_collection += _COLLECT_EVERY
                 gc.collect(1)
             if self._stopping or (done is not None and done.done()):
@@ -365,9 +364,9 @@ class SimLoop(ClosedWorldLoop):
     def _drop(self, handle: SimHandle) -> None:
         """Take nothing: the loop is closed."""
 
-    def get_debug(self) -> bool:
-        """Return False: asyncio's debug mode measures real time."""
-        return False
+    # Asked with each future, for asyncio's debug mode measures real time: this one answers False
+    # without a frame of its own.
+    get_debug = staticmethod(bool)
 
     def set_debug(self, enabled: bool) -> None:
         """Refuse asyncio's debug mode."""

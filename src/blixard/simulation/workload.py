@@ -11,6 +11,7 @@ from blixard.base.ids import ulid
 from blixard.simulation.contention import SLOTS, History, Request
 from blixard.simulation.environment import SimEnvironment
 from blixard.simulation.models import Kind
+from blixard.simulation.nap import Nap
 
 ASK, APPLY = "sim.ask", "sim.apply"
 _TIMEOUT_S = 1.5
@@ -134,7 +135,7 @@ class Client:
         """Work until stopped."""
         draw = self._env.random
         while not self.stopped:
-            await asyncio.sleep(draw.expovariate(1 / _MEAN_GAP_S))
+            await Nap(self._env.process, draw.expovariate(1 / _MEAN_GAP_S))
             slot = draw.randrange(SLOTS)
             if draw.random() < _STALE:
                 await self._read_stale(self._history.key_of(slot))
