@@ -40,7 +40,7 @@ class DivergenceRun(Simulation):
         super().__init__(options, plan=plan)
         self.factory = functools.partial(self._planted, config=self.knobs.raft)
         applied, restored = self.oracles.applied, self.oracles.restored
-        known = self.oracles._hashes
+        known = self.oracles.hashes
 
         def judged(host, index, term, data, state_hash):
             expected = known.get(index)

@@ -53,7 +53,12 @@ class Compactor:
         due = behind >= self._config.snapshot_entries or (
             behind > 0 and self._log.size > 2 * self._config.snapshot_log_bytes
         )
-        if not (due or (asked and behind > 0)) or self.busy:
+        if due or (asked and behind > 0):
+            self.renew(meta)
+
+    def renew(self, meta: Callable[[], SnapshotMeta]) -> None:
+        """Take a snapshot now, whatever the last one holds: it may be damaged on its disk."""
+        if self.busy:
             return
         if asyncio.get_running_loop().time() < self._not_before:
             return

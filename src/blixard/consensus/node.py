@@ -194,7 +194,12 @@ class RaftNode:
             saved=self._on_saved,
         )
         self._sender = SnapshotSender(
-            self._env, self._store, hello, self._config, self._report_snapshot
+            self._env,
+            self._store,
+            hello,
+            self._config,
+            report=self._report_snapshot,
+            renew=self._renew_snapshot,
         )
         self._receiver = SnapshotReceiver(
             self._env,
@@ -624,6 +629,10 @@ class RaftNode:
         self._reads.resolve(meta.index)
         for callback in self._applied_callbacks:
             callback(meta.index)
+
+    def _renew_snapshot(self) -> None:
+        if self._running:
+            self._compactor.renew(self._snapshot_meta)
 
     def _report_snapshot(self, to: int, finished: bool) -> None:
         if self._running:

@@ -42,13 +42,16 @@ class SnapshotSender:
         store: SnapshotStore,
         hello: Hello,
         config: RaftConfig,
+        *,
         report: Callable[[int, bool], None],
+        renew: Callable[[], None],
     ) -> None:
         self._env = env
         self._store = store
         self._hello = hello
         self._config = config
         self._report = report
+        self._renew = renew
         self._failures: dict[int, int] = {}
         self._busy: dict[int, int] = {}
 
@@ -65,12 +68,26 @@ class SnapshotSender:
             sent = True
         except (BlixardError, OSError) as error:
             self._env.log("warning", "snapshot_send_failed", to=offer.uid, message=str(error))
+            if not self._readable(offer):
+                self._renew()
             failures = self._failures[offer.to] = self._failures.get(offer.to, 0) + 1
             wait = _FIRST_BACK_OFF_S * 2 ** min(failures, 8)
             await asyncio.sleep(min(wait, _LONGEST_BACK_OFF_S))
             sent = False
         del self._busy[offer.to]
         self._report(offer.to, sent)
+
+    def _readable(self, offer: Offer) -> bool:
+        """Tell whether the file is whole; one that compaction has removed is no concern."""
+        path = self._store.path(offer.index, offer.term)
+        try:
+            self._store.load(path)
+        except FileNotFoundError:
+            return True
+        except (BlixardError, OSError) as error:
+            self._env.log("error", "snapshot_unreadable", path=path, message=str(error))
+            return False
+        return True
 
     async def _send_file(self, offer: Offer) -> None:
         file = self._env.disk.open(self._store.path(offer.index, offer.term))

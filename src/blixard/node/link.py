@@ -107,7 +107,7 @@ class NodeLink:
         self._hypervisor = hypervisor
         self.authority = NodeAuthority(config)
         self._view: m.NodeView | None = None
-        self._removed = False
+        self.removed = False
         self._pending: dict[str, m.Report] = {}
         self._pending_images: dict[str, ImageReport] = {}
         self._disputed: set[str] = set()
@@ -187,12 +187,12 @@ class NodeLink:
     def _refused(self, error: BlixardError) -> None:
         """Say once, loudly, that the cluster does not know this node; the rest is for debugging."""
         removed = error.code == "NODE_REMOVED"
-        if removed and not self._removed:
+        if removed and not self.removed:
             hint = "this node was removed: stop it, empty its data directory, join it again"
             self._env.log("error", "node_removed", detail=error.message, hint=hint)
         elif not removed:
             self._env.log("debug", "heartbeat_failed", code=error.code, detail=error.message)
-        self._removed = removed
+        self.removed = removed
 
     async def _enter_epoch(self, epoch: int) -> None:
         """Leave the old epoch: nothing fenced of it may run when the new one begins."""

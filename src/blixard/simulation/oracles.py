@@ -43,7 +43,7 @@ class Oracles(Observer):
         self.seen: dict[str, int] = {}  # what happened at all, and how often
         self._leaders: dict[int, int] = {}
         self._entries: dict[int, Entry] = {}
-        self._hashes: dict[int, bytes] = {}
+        self.hashes: dict[int, bytes] = {}
         self._confs: dict[int, tuple[str, int]] = {}
         self._votes: dict[tuple[int, int], int] = {}
         self._applied: dict[int, int] = {}
@@ -129,7 +129,7 @@ class Oracles(Observer):
         entry = (term, zlib.crc32(data))
         if self._entries.setdefault(index, entry) != entry:
             self.fail("log matching", f"host {host} applies another entry at {index}")
-        if self._hashes.setdefault(index, state_hash) != state_hash:
+        if self.hashes.setdefault(index, state_hash) != state_hash:
             self.fail("state hash", f"host {host} has another state at {index}")
         if index <= self._highest:
             return False
@@ -139,13 +139,13 @@ class Oracles(Observer):
         if len(self._entries) > _KEPT:
             oldest = next(iter(self._entries))
             del self._entries[oldest]
-            self._hashes.pop(oldest, None)
+            self.hashes.pop(oldest, None)
         return True
 
     def restored(self, host: int, state_hash: bytes, index: int) -> None:
         """A restored snapshot is the state that the entries before it lead to."""
         self._applied[host] = max(self._applied.get(host, 0), index)
-        known = self._hashes.get(index)
+        known = self.hashes.get(index)
         if known is not None and known != state_hash:
             self.fail("snapshot", f"host {host} restores another state at {index}")
 

@@ -110,6 +110,7 @@ class Simulation:
         self.history = self.watch.history
         self.clients: list[Client] = []
         self.operator: Operator | None = None
+        self.addresses = [host.uid for host in self.world.hosts]  # what clients and operator know
         self.plan = plan
         self.injector: Injector | None = None
         self._healthy: list[tuple[int, int]] = []  # answers and time when it begins and ends
@@ -227,7 +228,7 @@ class Simulation:
 
     def _disturb(self, end_ns: int) -> int:
         """Put the clients and the faults on the clock; return when healing begins."""
-        nodes = [host.uid for host in self.world.hosts]
+        nodes = self.addresses
         for number in range(self.options.clients):
             env = self.world.client(number)
             client = Client(env, number, nodes, self.history)

@@ -172,7 +172,7 @@ SCENARIOS = (
         act=any_disk_step, nodes=5,
     ),
     Scenario(
-        name="restarts/power-loss-of-all", rows=("fault/6",),
+        name="restarts/power-loss-of-all", rows=("fault/6", "complaint/3"),
         incident="NATS 2.12.1: 131,418 of 930,005 acknowledged writes lost at a power loss",
         act=power_loss_of_all, happens=("power loss of all",),
     ),
@@ -182,12 +182,12 @@ SCENARIOS = (
         act=power_loss_and_pause, happens=("pause", "partition", "at synced .log"), nodes=5,
     ),
     Scenario(
-        name="restarts/all-at-different-speeds", rows=("fault/13",),
+        name="restarts/all-at-different-speeds", rows=("fault/13", "complaint/3"),
         incident="nomad #1589, RedisRaft: a full restart elected nobody, or lost all",
         act=restart_of_all, happens=("all stopped",),
     ),
     Scenario(
-        name="restarts/power-loss-with-guests", rows=("fault/6", "fault/13"),
+        name="restarts/power-loss-with-guests", rows=("fault/6", "fault/13", "complaint/3"),
         incident="PySyncObj #201/#202: a full restart of a Patroni cluster",
         act=power_loss_of_all_with_guests, happens=("power loss of all",), node=True,
     ),

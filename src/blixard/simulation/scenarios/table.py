@@ -8,13 +8,18 @@ from blixard.simulation.scenarios import (
     clients,
     commands,
     disks,
+    divergence,
+    leaders,
     members,
+    membership,
     operations,
     partitions,
     pauses,
+    recovery,
     restarts,
     sick_disks,
     snapshots,
+    undisturbed,
     versions,
 )
 from blixard.simulation.scenarios.stage import Scenario, play
@@ -31,6 +36,11 @@ _AREAS = (
     versions,
     commands,
     operations,
+    undisturbed,
+    leaders,
+    membership,
+    recovery,
+    divergence,
 )
 
 SCENARIOS: tuple[Scenario, ...] = tuple(s for area in _AREAS for s in area.SCENARIOS)
