@@ -20,6 +20,15 @@ bytes, 6 power loss of many, 7 lost and swapped disks, 8 errors and full disks, 
 partitions, 11 old and late messages, 12 changing members, 13 restart of all, 14 clocks, 15 slow
 nodes, 16 clients that repeat, 17 unlike versions and settings, 18 tiny bounds.
 
+`complaint/N` are what users of such systems complain about: 1 recovery by files edited by hand, 2 a
+change of nodes that loses the quorum, 3 a restart of all that elects nobody, 4 full disks, 5 a
+leader whose disk hangs, 6 slow disks and endless elections, 7 clocks that are set, 8 a leader that
+wakes up and acts, 9 margins that a pause beats, 10 healthy guests stopped with the control plane,
+11 guests restarted after a leader change, 12 snapshots that the leader cannot load, 13 growth
+without a bound, 14 a removed node that disturbs, 15 silent divergence, 16 errors that hide their
+cause, 17 calls that hang, 18 locks without fencing tokens. `SIM-N` are simulations that the
+product was asked for: VM operations at random, under chaos, and for a month; the command line.
+
 | name | covers | what happens | who was hit |
 |---|---|---|---|
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from blixard.simulation.scenarios.guests import guests, is_ready, pids, settle, state
+from blixard.simulation.scenarios.guests import guests, instances, is_ready, pids, settle, state
 from blixard.simulation.scenarios.restarts import PLAIN
 from blixard.simulation.scenarios.shell import Shell, serve
 from blixard.simulation.scenarios.stage import Scenario, Stage
@@ -67,7 +67,7 @@ def no_quorum(stage: Stage) -> None:
 
 
 def _fenced(stage: Stage) -> set[str]:
-    return {plan.instance_uid for _, plan in guests(stage) if plan.fenced}
+    return {i.metadata.uid for i in instances(stage) if i.spec.get("fenced")}
 
 
 def clock_steps(stage: Stage) -> None:
