@@ -49,9 +49,9 @@ def slow_reports():
     """Have each report wait before it is sent."""
     send = NodeLink._send_reports
 
-    async def slow(link, batch):
+    async def slow(link, *reported):
         await asyncio.sleep(REPORT_S)
-        return await send(link, batch)
+        return await send(link, *reported)
 
     return patched(NodeLink, "_send_reports", slow)
 
