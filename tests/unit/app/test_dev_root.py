@@ -15,8 +15,8 @@ import signal, threading
 from blixard.app import dev_root
 dev_root.raise_signals()
 threading.Thread(target=dev_root._take_signals, daemon=True).start()
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     signal.pause()
 except dev_root.Interrupted as error:
     signal.raise_signal(signal.SIGTERM)
