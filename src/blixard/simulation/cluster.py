@@ -63,6 +63,7 @@ class RaftApp:
         self._watch = watch
         self.machine = RegisterMachine()
         self._raft = self.make_raft(self._env, config)
+        self._source = host.daemon.process.name
 
     def make_raft(self, env: Environment, config: RaftConfig) -> RaftNode:
         """Return the node; a test may plant a bug here."""
@@ -152,7 +153,8 @@ class RaftApp:
         if ask.kind == "read":
             if not ask.stale:
                 await self._raft.read_barrier(timeout_s=_ANSWER_S)
-            answer = Answer(self.machine.values.get(ask.key, ""), self._raft.applied_index)
+            text = self.machine.values.get(ask.key, "")
+            answer = Answer(text, self._raft.applied_index, self._source)
         else:
             command = Command(ask.id, ask.kind, ask.key, ask.text, ask.expected)
             done = await self._raft.propose(msgspec.msgpack.encode(command), timeout_s=_ANSWER_S)

@@ -18,6 +18,7 @@ from blixard.simulation.models import UNKNOWN, Kind, Operation
 SLOTS = 3
 REQUESTS_PER_KEY = 150
 MAX_REMEMBERED = 20_000
+MAX_SOURCES = 1_000
 
 Fail = Callable[[str, str], None]
 
@@ -70,8 +71,16 @@ class KeyHistory(msgspec.Struct):
 class History:
     """All keys and requests of a run, and the counters."""
 
-    def __init__(self, fail: Fail, now_ns: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        fail: Fail,
+        now_ns: Callable[[], int],
+        *,
+        happened: Callable[[str], None] = lambda _what: None,
+    ) -> None:
         self._fail = fail
+        self._happened = happened
+        self._stale: dict[tuple[int, str], int] = {}  # client, incarnation -> index seen there
         self._now_ns = now_ns
         self._requests: dict[str, Request] = {}
         self._generations = [0] * SLOTS
@@ -131,6 +140,7 @@ class History:
                 self._fail("refused", f"{request.kind} of {key} was refused, and is applied")
             if request.changed or (request.index and not changed):
                 self.repeated += 1
+                self._happened("request repeated after an unknown outcome")
                 return  # a repetition: it changes nothing
             request.index, request.applied = index, self._now_ns()
             request.changed = changed
@@ -188,9 +198,25 @@ class History:
         if not known.open and request.key not in self._keys:
             self._judge(request.key, known)
 
-    def stale_read(self, key: str, index: int, text: str) -> None:
-        """A read without a barrier tells the value as it was after some index."""
+    @property
+    def waiting(self) -> int:
+        """How many requests on the keys of now have no answer yet."""
+        return sum(self.keys[key].open for key in self._keys if key in self.keys)
+
+    def stale_read(self, client: int, source: str, key: str, index: int, text: str) -> None:
+        """A read without a barrier tells the value as it was after some index.
+
+        *source* is the incarnation of the node that answered: there a client never goes back.
+        """
         self.stale_reads += 1
+        seen = self._stale.get((client, source), 0)
+        if index < seen:
+            self._fail(
+                "stale read", f"client {client} reads {key} at {index} on {source} after {seen}"
+            )
+        self._stale[client, source] = max(index, seen)
+        if len(self._stale) > MAX_SOURCES:
+            del self._stale[next(iter(self._stale))]
         known = self.keys.get(key)
         if known is not None and known.at(index) != text:
             self._fail("stale read", f"{key} = {text!r}, it was {known.at(index)!r} after {index}")

@@ -7,6 +7,7 @@ disk, a removed or a rewritten file) makes it read everything again.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from zlib import crc32
 
 from blixard.consensus.log import HEADER_BYTES, decode_record
@@ -25,8 +26,15 @@ Entry = tuple[int, int]  # (term, checksum of the data)
 class DurableLog:
     """The consensus state of one host as a restart would find it."""
 
-    def __init__(self, image: DiskImage, *, directory: str = "raft") -> None:
+    def __init__(
+        self,
+        image: DiskImage,
+        *,
+        directory: str = "raft",
+        on_conflict: Callable[[], None] = lambda: None,
+    ) -> None:
         self._image = image
+        self._on_conflict = on_conflict  # an entry of another term was written over
         self._directory = directory
         self.forget()
 
@@ -138,6 +146,8 @@ class DurableLog:
         if not self.entries or place < 0:
             self._restart_at(index)
             place = 0
+        if place < len(self.entries) and self.entries[place][0] != term:
+            self._on_conflict()
         del self.entries[place:]
         if place > len(self.entries):
             self._restart_at(index)

@@ -39,6 +39,7 @@ class Injector:
         self._plan = plan
         self._hands = Hands(world, start, broken)
         self.fired: dict[str, int] = {}
+        self._until_ns = 0
 
     def schedule(self) -> None:
         """Put everything on the clock of the world."""
@@ -56,8 +57,13 @@ class Injector:
         self.fired[fault.kind] = self.fired.get(fault.kind, 0) + 1
         undo = HANDS[fault.kind](self._hands, fault)
         end_ns = world.loop.now_ns + fault.lasts_ms * 1_000_000
+        self._until_ns = max(self._until_ns, end_ns)
         world.loop.root.call_at_ns(end_ns, self._end, undo)
         return undo
+
+    def under_fault(self) -> bool:
+        """Tell whether a fault goes on."""
+        return not self._hands.healed and self._world.loop.now_ns < self._until_ns
 
     def _end(self, undo: Undo) -> None:
         if not self._hands.healed:

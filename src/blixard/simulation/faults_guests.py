@@ -27,6 +27,7 @@ def slow_boot(hands: Hands, fault: Fault) -> Undo:
     if guests is None:
         return nothing
     guests.boot_mean_s = BOOT_MEAN_S * (2 + 20 * fault.strength)
+    guests.ailing = True
 
     def undo() -> None:
         guests.boot_mean_s = BOOT_MEAN_S
@@ -50,6 +51,7 @@ def guest_hang(hands: Hands, fault: Fault) -> Undo:
     if guests is None or uid is None:
         return nothing
     guests.hung.append(uid)
+    guests.ailing = True
 
     def undo() -> None:
         if uid in guests.hung:

@@ -21,6 +21,8 @@ from blixard.simulation.process import Process
 
 _FIRST_PID = 1000
 BOOT_MEAN_S = 1.5
+_SHUT_DOWN, _KILLED = 0, -9
+_ENDED_BY_DAEMON = (_SHUT_DOWN, _KILLED)
 
 
 class SimInstance(msgspec.Struct):
@@ -61,6 +63,9 @@ class Observer:
     def ended(self, host: int, plan: LaunchPlan) -> None:
         """They run no longer."""
 
+    def stopped(self, host: int, plan: LaunchPlan, *, ailing: bool, by_guard: bool) -> None:
+        """The guard or the daemon ends one that runs; *ailing*: its host's guests were unwell."""
+
 
 class GuestWorld:
     """What runs on one host, from boot to crash of the host."""
@@ -76,6 +81,7 @@ class GuestWorld:
         self.instances: dict[str, SimInstance] = {}
         self.boot_mean_s = BOOT_MEAN_S
         self.deaf = False
+        self.ailing = False  # since a guest hung or was slow, until the host boots
         self.hung: list[str] = []
         self.guard_mean_s = 0.001
         self._random = generator
@@ -138,7 +144,10 @@ class GuestWorld:
         if instance.timer is not None:
             instance.timer.cancel()
         if ran:
-            self._observer.ended(self.machine.host, instance.plan)
+            host, plan = self.machine.host, instance.plan
+            if by_guard or code in _ENDED_BY_DAEMON:
+                self._observer.stopped(host, plan, ailing=self.ailing, by_guard=by_guard)
+            self._observer.ended(host, plan)
         self._changed(uid)
 
     def arm(self, uid: str, deadline_ns: int, epoch: int, seq: int) -> None:
@@ -199,7 +208,7 @@ class GuestWorld:
                 when_ns = self._now_ns() + 1
                 instance.timer = self.machine.call_at_ns(when_ns, self._expired, uid, pid)
                 return
-            self.end(uid, code=-9, by_guard=True)
+            self.end(uid, code=_KILLED, by_guard=True)
 
     def expire(self) -> None:
         """Let the guard look at once: it is the first to run when a host goes on."""
@@ -207,7 +216,7 @@ class GuestWorld:
             instance = self.instances[uid]
             due = instance.deadline_ns is not None and instance.deadline_ns <= self.boottime_ns()
             if due:
-                self.end(uid, code=-9, by_guard=True)
+                self.end(uid, code=_KILLED, by_guard=True)
 
     def running(self) -> list[LaunchPlan]:
         """Return what runs."""
@@ -299,14 +308,14 @@ class SimHypervisor:
     async def shutdown(self, instance_uid: str, *, grace_s: float) -> None:
         """Ask the guest; it takes a part of the grace."""
         await self._take(min(grace_s, 0.5))
-        self._world.end(instance_uid, code=0)
+        self._world.end(instance_uid, code=_SHUT_DOWN)
 
     async def kill(self, instance_uid: str) -> None:
         """Kill now; a deaf process does not notice."""
         await self._take(0.005)
         if self._world.deaf:
             return
-        self._world.end(instance_uid, code=-9)
+        self._world.end(instance_uid, code=_KILLED)
 
     async def forget(self, instance_uid: str) -> None:
         """Remove what is left of an exited instance."""

@@ -8,7 +8,9 @@ from typing import Any
 
 from blixard.consensus.config import StateMachine
 from blixard.consensus.node import RaftNode
+from blixard.consensus.snapshots import SnapshotMeta
 from blixard.consensus.wire import CHANNEL
+from blixard.simulation.bounds import watch_bounds
 from blixard.simulation.contention import History
 from blixard.simulation.disk import DiskImage
 from blixard.simulation.durable import DurableLog
@@ -49,16 +51,22 @@ class Watch:
     def __init__(self, world: World, oracles: Oracles) -> None:
         self._world = world
         self.oracles = oracles
-        self.history = History(oracles.fail, world.now_ns)
-        self._disks = {host.number: DurableLog(host.image) for host in world.hosts}
+        self.history = History(oracles.fail, world.now_ns, happened=oracles.happened)
+        self._disks = {
+            host.number: DurableLog(host.image, on_conflict=self._conflict) for host in world.hosts
+        }
         self._nothing = DurableLog(DiskImage(random.Random(0)))
         self.on_raft: Callable[[int, RaftNode], None] = lambda _host, _raft: None
         oracles.disk_of = self._disk_of
+        oracles.under_load = lambda: self.history.waiting > 0
 
     def _disk_of(self, raft_id: int) -> DurableLog:
         """Return the disk of a member; who was replaced holds nothing."""
         host = self._world.host_of(raft_id)
         return self._disks[host.number] if host.raft_id == raft_id else self._nothing
+
+    def _conflict(self) -> None:
+        self.oracles.happened("log cut by a conflict")
 
     def acknowledged(self, request_id: str) -> None:
         """A node is about to acknowledge a request."""
@@ -96,11 +104,13 @@ def watch_machine(machine: StateMachine, host: int, watch: Watch, read: Read) ->
         result = apply(index, term, data)
         digest = state_hash()
         if oracles.applied(host, index, term, data, digest):
+            oracles.stops.applied(machine)
             change = read(data, result)
             if change is not None:
                 request_id, key, text, changed = change
                 history.applied(request_id, index, key=key, text=text, changed=changed)
         oracles.effects.applied(index, data, result)
+        oracles.contents.applied(host, index, machine)
         note(host, "apply", index, digest.hex())
         return result
 
@@ -133,7 +143,13 @@ def watch_raft(raft: RaftNode, machine: StateMachine, host: int, watch: Watch) -
             voters = tuple(sorted({*conf[0], *conf[2]}))
             oracles.members_at(host, index, conf, voters)
 
+    async def saving(meta: SnapshotMeta, payload: bytes) -> None:
+        oracles.contents.saved(host, meta.index, machine, payload)
+        await save(meta, payload)
+
     machine.restore = restoring  # type: ignore[method-assign]
+    save = raft._store.save
+    raft._store.save = saving  # type: ignore[method-assign]
     watch_bounds(raft, host, oracles)
     oracles.recovered(host, raft.last_index)
     raft.on_role_change(changed)
@@ -145,31 +161,6 @@ def watch_raft(raft: RaftNode, machine: StateMachine, host: int, watch: Watch) -
 
 
 _MEMBERS_EVERY = 16
-_ENTRY_BYTES = 32  # less than a command of a client counts against the bound
-
-
-def watch_bounds(raft: RaftNode, host: int, oracles: Oracles) -> None:
-    """Tell the oracles how much waits, and how long the log is, whenever something is proposed."""
-    config, propose = raft._config, raft.propose
-
-    async def observed(data: bytes, *, timeout_s: float) -> Any:
-        uncommitted = (raft.last_index - raft.commit_index) * _ENTRY_BYTES
-        # A new leader does not count what it found in its log: as much again may stand there.
-        most = 2 * config.max_uncommitted_bytes + _SLACK_BYTES
-        waiting = len(raft._proposals.pending)
-        # Both kept snapshots are of the past: the log holds what came since the older one.
-        kept = 3 * config.snapshot_entries + config.trailing_entries + _SLACK_ENTRIES
-        oracles.bounded(host, "uncommitted bytes", uncommitted, most)
-        oracles.bounded(host, "waiting proposals", waiting, config.max_pending_proposals + 1)
-        log_bytes = kept * (2 * oracles.mean_entry_bytes + 128) + 2 * config.segment_bytes
-        oracles.bounded(host, "bytes of log", raft._log.size, log_bytes)
-        return await propose(data, timeout_s=timeout_s)
-
-    raft.propose = observed  # type: ignore[method-assign]
-
-
-_SLACK_BYTES = 512
-_SLACK_ENTRIES = 200  # what may be written while a snapshot is
 
 
 def watch_votes(transport: SimTransport, host: int, watch: Watch) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 from blixard.ports.hypervisor import LaunchPlan
+from blixard.simulation.contents import Contents
 from blixard.simulation.durable import DurableLog, Entry
 from blixard.simulation.effects import Effects
 from blixard.simulation.hypervisor import Observer
+from blixard.simulation.stops import Stops
 
 MAX_VIOLATIONS = 20
 _CHANGE_IS_RECENT = 50
@@ -52,7 +54,14 @@ class Oracles(Observer):
         self._voters: list[tuple[int, tuple[int, ...]]] = []  # since which index, who
         self._running: dict[str, dict[int, LaunchPlan]] = {}
         self.effects = Effects(self.fail)
+        self.contents = Contents(self.fail)
+        self.stops = Stops(self.fail, self._now_ns)
+        self.under_load: Callable[[], bool] = lambda: False
+        self.under_fault: Callable[[], bool] = lambda: False
         self.runs = 0
+
+    def _now_ns(self) -> int:
+        return self.now_ns()
 
     def fail(self, name: str, text: str) -> None:
         """Record a broken promise."""
@@ -72,6 +81,8 @@ class Oracles(Observer):
             return
         if self._leaders:
             self.happened("another leader")
+            if self.under_load():
+                self.happened("leader changed under load")
         other = self._leaders.setdefault(view.term, host)
         if other != host:
             self.fail("election safety", f"hosts {other} and {host} lead term {view.term}")
@@ -159,6 +170,8 @@ class Oracles(Observer):
             del self._confs[next(iter(self._confs))]
         newest = self._voters[-1] if self._voters else (0, ())
         if voters != newest[1] and index >= newest[0]:
+            if self.under_fault():
+                self.happened("members changed under a fault")
             self._voters = [*self._voters[-1:], (index, voters)]
 
     # durability
@@ -221,6 +234,12 @@ class Oracles(Observer):
                     f"epoch {running[other].node_epoch})",
                 )
         running[host] = plan
+
+    def stopped(self, host: int, plan: LaunchPlan, *, ailing: bool, by_guard: bool) -> None:
+        """Nobody ends an instance that is healthy."""
+        if by_guard:
+            self.happened("killed by its guard")
+        self.stops.stopped(host, plan, ailing=ailing, by_guard=by_guard)
 
     def ended(self, host: int, plan: LaunchPlan) -> None:
         """The instance runs there no longer."""

@@ -7,6 +7,7 @@ removed through the leader; a raft id is never used again. One node at a time.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 
@@ -32,8 +33,9 @@ class Replace(msgspec.Struct, frozen=True, array_like=True):
 class Repairs:
     """Replaces broken nodes, one after the other."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, happened: Callable[[str], None]) -> None:
         self._world = world
+        self._happened = happened
         self._wanted: dict[int, Replace] = {}
         self._env: SimEnvironment | None = None
         self.done = 0
@@ -73,6 +75,7 @@ class Repairs:
         if self._wanted[number] == wanted:
             del self._wanted[number]
             self.done += 1
+            self._happened("broken node replaced")
 
 
 def pending(what: str) -> BlixardError:

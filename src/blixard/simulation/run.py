@@ -100,7 +100,7 @@ class Simulation:
         )  # fmt: skip
         self.world.on_fatal = self.world.loop.stop
         self.world.on_stopped = self._stopped
-        self.repairs = Repairs(self.world)
+        self.repairs = Repairs(self.world, self.oracles.happened)
         self.oracles.now_ns = self.world.now_ns
         self.oracles.on_violation = self.world.loop.stop
         self.watch = Watch(self.world, self.oracles)
@@ -250,6 +250,7 @@ class Simulation:
         self.plan = plan
         self.injector = Injector(self.world, plan, start=self.start, broken=self.repairs.replace)
         self.injector.schedule()
+        self.oracles.under_fault = self.injector.under_fault
         return plan.heal_at_ms * 1_000_000
 
     def _repaired(self) -> bool:

@@ -58,6 +58,7 @@ class NodeApp:
             builder=host.builder,
         )
         self.node.on_voter = self._observe
+        watch.oracles.stops.watch(host.number, self.node, self._env)
 
     def _identity(self) -> NodeIdentity:
         host, first = self._host, self._hosts[0]
@@ -195,7 +196,7 @@ class NodeApp:
         if ask.kind == "read":
             found = voter.cluster.store.get("KeyValue", "", ask.key)
             text = str(found.spec["value"]) if found is not None else ""
-            answer = Answer(text, voter.raft.applied_index)
+            answer = Answer(text, voter.raft.applied_index, self._env.process.name)
         else:
             answer = Answer(await self._change(voter.cluster, ask))
         return msgspec.msgpack.encode(answer)

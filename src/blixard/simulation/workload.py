@@ -37,10 +37,14 @@ class Ask(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):
-    """A text for a read, otherwise whether something changed; the index read at."""
+    """A text for a read, otherwise whether something changed; the index read at, and on whom.
+
+    ``source`` names the incarnation of the node that answered a read.
+    """
 
     result: str | bool
     index: int = 0
+    source: str = ""
 
 
 class Declare(msgspec.Struct, frozen=True, array_like=True):
@@ -194,4 +198,5 @@ class Client:
             answer = _DECODE(await self._asking.ask(ASK, _ENCODE(ask)))
         except BlixardError:
             return
-        self._history.stale_read(key, answer.index, str(answer.result))
+        text = str(answer.result)
+        self._history.stale_read(self._number, answer.source, key, answer.index, text)

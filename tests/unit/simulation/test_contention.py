@@ -122,18 +122,28 @@ def test_acknowledged_and_never_applied(run):
 
 def test_a_stale_read_is_of_its_index(run):
     first, second = run.write(), run.write()
-    run.history.stale_read(first.key, 1, first.text)
-    run.history.stale_read(first.key, 2, second.text)
-    run.history.stale_read(first.key, 0, "")
+    run.history.stale_read(1, "n", first.key, 0, "")
+    run.history.stale_read(1, "n", first.key, 1, first.text)
+    run.history.stale_read(1, "n", first.key, 2, second.text)
     assert run.failures == []
-    run.history.stale_read(first.key, 2, first.text)
+    run.history.stale_read(1, "n", first.key, 2, first.text)
+    assert run.names == ["stale read"]
+
+
+def test_a_client_never_goes_back_on_one_incarnation(run):
+    first, second = run.write(), run.write()
+    run.history.stale_read(1, "n.1", first.key, 2, second.text)
+    run.history.stale_read(2, "n.1", first.key, 1, first.text)
+    run.history.stale_read(1, "n.2", first.key, 1, first.text)
+    assert run.failures == []
+    run.history.stale_read(1, "n.1", first.key, 1, first.text)
     assert run.names == ["stale read"]
 
 
 def test_a_repetition_changes_nothing(run):
     first, second = run.write(), run.write()
     run.apply(first)
-    run.history.stale_read(first.key, 3, second.text)
+    run.history.stale_read(1, "n", first.key, 3, second.text)
     assert run.failures == []
 
 

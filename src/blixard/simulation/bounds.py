@@ -1,0 +1,69 @@
+"""Nothing that waits, and nothing on disk, grows beyond its configured bound."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from blixard.consensus.node import RaftNode
+from blixard.consensus.snapshots import KEPT
+from blixard.simulation.oracles import Oracles
+
+EVERY = 16  # passes of the node
+_ENTRY_BYTES = 32  # less than a command of a client counts against the bound
+_SLACK_BYTES = 512
+_SLACK_ENTRIES = 200  # what may be written while a snapshot is
+_OWN_READS = 4  # the node's own barriers are never refused
+_SNAPSHOTS = KEPT + 1  # one more has its name before the oldest goes
+
+
+def watch_bounds(raft: RaftNode, host: int, oracles: Oracles) -> None:
+    """Tell the oracles how much waits and is kept: at each proposal and each 16th pass."""
+    propose, refresh, passes = raft.propose, raft._refresh, 0
+
+    async def proposed(data: bytes, *, timeout_s: float) -> Any:
+        _check_queues(raft, host, oracles)
+        return await propose(data, timeout_s=timeout_s)
+
+    def refreshed() -> None:
+        nonlocal passes
+        refresh()
+        passes += 1
+        if passes % EVERY == 0:
+            _check_queues(raft, host, oracles)
+            _check_disk(raft, host, oracles)
+
+    raft.propose = proposed  # type: ignore[method-assign]
+    raft._refresh = refreshed  # type: ignore[method-assign]
+
+
+def _check_queues(raft: RaftNode, host: int, oracles: Oracles) -> None:
+    config, bounded = raft._config, oracles.bounded
+    # A new leader does not count what it found in its log: as much again may stand there.
+    uncommitted = (raft.last_index - raft.commit_index) * _ENTRY_BYTES
+    most = 2 * config.max_uncommitted_bytes + _SLACK_BYTES
+    bounded(host, "uncommitted bytes", uncommitted, most)
+    # A change of the members waits beside what clients proposed.
+    waiting = len(raft._proposals.pending)
+    bounded(host, "waiting proposals", waiting, config.max_pending_proposals + 1)
+    bounded(host, "queued proposals", len(raft._proposals.queue), waiting)
+    most = config.max_uncommitted_bytes + config.max_entry_bytes
+    bounded(host, "queued bytes", raft._proposals._queued_bytes, most)
+    reads = raft._reads
+    held = len(reads.waiting) + len(reads.confirmed) + sum(len(r.waiters) for r in reads.rounds)
+    bounded(host, "waiting reads", held, config.max_pending_reads + _OWN_READS)
+    bounded(host, "rounds of reads", len(reads.rounds), config.max_read_rounds)
+    bounded(host, "bytes of inbox", raft._peers._inbox_bytes, config.max_inbox_bytes)
+    # Both kept snapshots are of the past: the log holds what came since the older one.
+    bounded(host, "bytes of log", raft._log.size, _log_bytes(raft, oracles))
+
+
+def _log_bytes(raft: RaftNode, oracles: Oracles) -> int:
+    config = raft._config
+    kept = 3 * config.snapshot_entries + config.trailing_entries + _SLACK_ENTRIES
+    return kept * (2 * oracles.mean_entry_bytes + 128) + 2 * config.segment_bytes
+
+
+def _check_disk(raft: RaftNode, host: int, oracles: Oracles) -> None:
+    segments = _log_bytes(raft, oracles) // raft._config.segment_bytes + 2
+    oracles.bounded(host, "segments of log", len(raft._log.segments), segments)
+    oracles.bounded(host, "snapshots", len(raft._store.paths()), _SNAPSHOTS)
