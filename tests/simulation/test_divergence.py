@@ -56,6 +56,7 @@ class DivergenceRun(Simulation):
                 restored(host, state_hash, index)
 
         self.oracles.applied, self.oracles.restored = judged, judged_snapshot
+        self.oracles.contents.excused.add(BAD)
 
     def _planted(self, host, hosts, watch, *, config):
         app = NodeApp(host, hosts, watch, config=config)

@@ -80,6 +80,7 @@ def _believe_others(stage: Stage) -> None:
 
     oracles.applied = judged  # type: ignore[method-assign]
     oracles.restored = judged_snapshot  # type: ignore[method-assign]
+    oracles.contents.excused.add(BAD)
 
 
 def quarantined(stage: Stage) -> None:
