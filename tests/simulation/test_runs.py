@@ -6,9 +6,12 @@ import subprocess
 import sys
 
 import pytest
-from tests.simulation.mutants import NODE_MUTANTS, RAFT_MUTANTS
+from tests.simulation.mutants import NODE_MUTANTS, RAFT_MUTANTS, patched
 
-from blixard.simulation.run import Options, simulate
+from blixard.base.errors import BlixardError
+from blixard.consensus.node import RaftNode
+from blixard.simulation.planning import Plan
+from blixard.simulation.run import Options, Simulation, simulate
 
 pytestmark = pytest.mark.simulation
 
@@ -45,6 +48,25 @@ def test_followers_acknowledge_only_what_they_have(seed):
 @pytest.mark.parametrize("seed", [36, 86])
 def test_instance_started_unfenced_has_no_second_copy(seed):
     assert simulate(Options(seed=seed, node=True)).violations == ()
+
+
+def start_that_fails_once(uid):
+    """The first start of a voter cannot read its disk, after its first state was written."""
+    start, failed = RaftNode.start, []
+
+    async def failing(node):
+        if node._uid == uid and not failed:
+            failed.append(uid)
+            raise BlixardError("DISK_FAILED", "planted")
+        await start(node)
+
+    return patched(RaftNode, "start", failing)
+
+
+def test_node_whose_start_failed_is_invited_again():
+    simulation = Simulation(Options(seed=1, nodes=3, duration_s=12, node=True), plan=Plan((), 6000))
+    with start_that_fails_once("node-2"):
+        assert simulation.run().violations == ()
 
 
 def hashes(hash_seed):

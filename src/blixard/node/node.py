@@ -273,20 +273,19 @@ class Node:
         async with self._becoming:
             if self.voter is None:
                 await self.secrets.take(invitation.secrets)
-                await RaftNode.create_empty(
-                    self.env,
-                    directory=RAFT_DIRECTORY,
-                    cluster_id=invitation.cluster_id,
-                    member=Member(
-                        raft_id=self.identity.raft_id,
-                        uid=self.identity.uid,
-                        address=self.identity.address,
-                        learner=True,
-                    ),
-                )
+                # An invitation before may have ended between the first state and the start.
+                if not has_state(self.env.disk, RAFT_DIRECTORY):
+                    await self._first_state()
                 self._set_peers(invitation.members)
                 await self._start_voter()
         return b""
+
+    async def _first_state(self) -> None:
+        own = self.identity
+        learner = Member(raft_id=own.raft_id, uid=own.uid, address=own.address, learner=True)
+        await RaftNode.create_empty(
+            self.env, directory=RAFT_DIRECTORY, cluster_id=own.cluster_id, member=learner
+        )
 
     async def _start_voter(self) -> None:
         voter = Voter(self)
