@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -22,10 +22,14 @@ TARGET = ROOT / ".venv" / "mutants"
 ENGINE = TARGET / "mutants" / "lib_raft.so"
 PAGE = ROOT / "docs" / "developer-guide" / "mutants.md"
 BEGIN, END = "<!-- table begins -->", "<!-- table ends -->"
+HEAD = (
+    "| planted bug | rule | what is wrong | looked for in | oracle | seeds | CPU s |",
+    "|---|---|---|---|---|---|---|",
+)
 ONE_S = 7_200
 NOTHING = {
     "rules": [], "what": "", "bias": "", "oracle": "", "seeds": 0, "text": "", "accidents": 0,
-    "seconds": 0.0, "control": "the hunt failed",
+    "seconds": 0.0, "control": "",
 }  # fmt: skip
 
 
@@ -88,7 +92,7 @@ def in_process(name: str, seeds: int) -> dict[str, Any]:
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, timeout=ONE_S, check=False,
                           env={**os.environ, "RUST_BACKTRACE": "0"})  # fmt: skip
     if done.returncode:
-        return {**NOTHING, "name": name}
+        return {**NOTHING, "name": name, "control": "the hunt failed"}
     row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return row
 
@@ -104,30 +108,59 @@ def line(row: dict[str, Any]) -> str:
     )
 
 
-def page_rows(rows: list[dict[str, Any]]) -> str:
-    """Return the table of the page."""
-    text = [
-        "| planted bug | rule | what is wrong | looked for in | oracle | seeds | CPU s |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    text += [
-        f"| `{r['name']}` | {' '.join(r['rules'])} | {r['what']} | {r['bias']} "
-        f"| {r['oracle'] or '**none**'} | {r['seeds']} | {r['seconds']:.1f} |"
-        for r in rows
-    ]
-    return "\n".join(text)
+def page_row(row: dict[str, Any]) -> str:
+    """Return one row of the page."""
+    oracle = row["oracle"] or ("**none**" if row["seeds"] else "not run")
+    if row["control"]:
+        oracle += "; a control objects"
+    return (
+        f"| `{row['name']}` | {' '.join(row['rules'])} | {row['what']} | {row['bias']} "
+        f"| {oracle} | {row['seeds']} | {row['seconds']:.1f} |"
+    )
 
 
-def write_page(rows: list[dict[str, Any]]) -> None:
-    """Put the table into the page, and leave the rest of it as it is."""
+def table_of(page: str) -> dict[str, str]:
+    """Return the rows that a page holds, by the name of the bug."""
+    table = page.split(BEGIN)[1].split(END, maxsplit=1)[0]
+    return {row.split("`")[1]: row for row in table.splitlines() if row.startswith("| `")}
+
+
+def write_page(row: dict[str, Any], order: list[dict[str, Any]]) -> None:
+    """Put one row into the page at once, so that what was measured outlives an interruption.
+
+    *order* has a row for each planted bug that says "not run"; rows of earlier runs stay.
+    """
     page = PAGE.read_text()
+    known = {**{r["name"]: page_row(r) for r in order}, **table_of(page)}
+    known[row["name"]] = page_row(row)
     head, rest = page.split(BEGIN)
-    tail = rest.split(END)[1]
-    PAGE.write_text(f"{head}{BEGIN}\n\n{page_rows(rows)}\n\n{END}{tail}")
+    table = "\n".join([*HEAD, *(known[r["name"]] for r in order)])
+    PAGE.write_text(f"{head}{BEGIN}\n\n{table}\n\n{END}{rest.split(END)[1]}")
+
+
+def empty_row(mutant: Any) -> dict[str, Any]:
+    """Return the row of a bug that was not looked for."""
+    return {
+        **NOTHING, "name": mutant.name, "rules": list(mutant.rules), "what": mutant.what,
+        "bias": mutant.bias,
+    }  # fmt: skip
+
+
+def summary(rows: list[dict[str, Any]], began: float) -> dict[str, Any]:
+    """Return the figures of a run."""
+    survivors = [row["name"] for row in rows if not row["oracle"]]
+    return {
+        "bench": "mutants", "planted": len(rows), "caught": len(rows) - len(survivors),
+        "survivors": survivors,
+        "controls_with_violations": [row["name"] for row in rows if row["control"]],
+        "seeds_max": max(row["seeds"] for row in rows),
+        "cpu_s": round(sum(row["seconds"] for row in rows), 1),
+        "wall_s": round(time.monotonic() - began, 1),
+    }  # fmt: skip
 
 
 def run_all(arguments: argparse.Namespace) -> int:
-    """Hunt them all, show each as it ends, and the sum."""
+    """Hunt them all, show and note each as it ends, and the sum."""
     build_engine()
     sys.path.insert(0, str(ROOT))
     from tests.simulation.planted import MUTANTS
@@ -137,28 +170,20 @@ def run_all(arguments: argparse.Namespace) -> int:
     if unknown:
         print(f"no planted bug is called {', '.join(sorted(unknown))}", file=sys.stderr)
         return 2
-    began, rows = time.monotonic(), []
+    began, order, rows = time.monotonic(), [empty_row(m) for m in MUTANTS], []
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        for row in pool.map(lambda name: in_process(name, arguments.seeds), names):
-            rows.append(row)
-            print(f"[{len(rows)}/{len(names)}] {line(row)}", flush=True)
-    survivors = [row["name"] for row in rows if not row["oracle"]]
-    unclean = [row["name"] for row in rows if row["control"]]
-    print(f"\n{len(rows) - len(survivors)} of {len(rows)} caught by an oracle", end="")
+        hunts = [pool.submit(in_process, name, arguments.seeds) for name in names]
+        for hunt in as_completed(hunts):
+            rows.append(hunt.result())
+            print(f"[{len(rows)}/{len(names)}] {line(rows[-1])}", flush=True)
+            if arguments.write:
+                write_page(rows[-1], order)
+    figures = summary(rows, began)
+    survivors = figures["survivors"]
+    print(f"\n{figures['caught']} of {len(rows)} caught by an oracle", end="")
     print(f"; survivors: {', '.join(survivors)}" if survivors else "")
-    if arguments.write:
-        write_page(rows)
-    print(
-        json.dumps(
-            {
-                "bench": "mutants", "planted": len(rows), "caught": len(rows) - len(survivors),
-                "survivors": survivors, "controls_with_violations": unclean,
-                "seeds_max": max(row["seeds"] for row in rows),
-                "wall_s": round(time.monotonic() - began, 1),
-            }
-        )
-    )  # fmt: skip
-    return 1 if survivors or unclean else 0
+    print(json.dumps(figures))
+    return 1 if survivors or figures["controls_with_violations"] else 0
 
 
 def main() -> int:

@@ -339,8 +339,7 @@ impl Core {
             self.refused_messages += 1;
             return;
         }
-        if message.get_msg_type() == MessageType::MsgReadIndex && !planted("contexts_of_the_caller")
-        {
+        if message.get_msg_type() == MessageType::MsgReadIndex {
             let Some(context) = self.reads.admit(&message, self.raw.raft.term) else {
                 self.refused_messages += 1;
                 return;
@@ -447,7 +446,7 @@ impl Core {
             change.mut_changes().push(single);
         }
         change.context = about;
-        if planted("joint_for_ever") {
+        if planted("joint_for_ever") && changes.len() > 1 {
             change.set_transition(ConfChangeTransition::Explicit);
         }
         let outcome = self.append_change(self.context(token), &change);
@@ -498,15 +497,13 @@ impl Core {
                 ))
             }
         };
-        if planted("removed_leader_stays") {
-            return Ok((state, change.context.clone(), asked_of(&change)));
-        }
-        if was_member && !is_member(&state, self.settings.id) {
+        let stays = planted("removed_leader_stays");
+        if !stays && was_member && !is_member(&state, self.settings.id) {
             self.removed = true;
         }
         let voter = state.voters.contains(&self.settings.id)
             || state.voters_outgoing.contains(&self.settings.id);
-        if self.is_leader() && !voter {
+        if !stays && self.is_leader() && !voter {
             let term = self.raw.raft.term;
             self.raw.raft.become_follower(term, 0);
         }
@@ -687,7 +684,7 @@ impl Core {
                     });
                     continue;
                 }
-                MessageType::MsgReadIndexResp if !planted("contexts_of_the_caller") => {
+                MessageType::MsgReadIndexResp => {
                     let Some(context) = self.reads.answer(&message) else {
                         continue;
                     };

@@ -89,12 +89,6 @@ def lossy(seed):
     return drawn(seed, ("noise", "noise", "partition", "one_way", "clog"), hosts=5, gap_ms=600)
 
 
-def cut_off(seed):
-    """Leaders that are cut off, paused and heard late, read by many."""
-    kinds = ("partition", "pause", "noise", "clog", "lag", "replay")
-    return drawn(seed, kinds, config=SMALL, clients=12, most_ms=4_000, gap_ms=900)
-
-
 def clocks(seed):
     """Every host's wall clock is wrong by years."""
     draw = random.Random(f"clocks/{seed}")
@@ -163,17 +157,29 @@ def leader_is_removed(stage: Stage) -> None:
     own = raft._own.raft_id
     token = raft._proposals.token()
     raft._core.propose_change(token, [(REMOVE, own)], b"")
-    raft._wake.set()
+    raft.wake()
     stage.until(10, lambda: any(own not in stage.raft(h).members for h in stage.others(leader)),
                 "the leader is removed")  # fmt: skip
     stage.run_for(2)
     stage.writes(5, within_s=8)
 
 
+def is_fenced(stage: Stage, uid: str) -> bool:
+    """Tell whether some node knows an instance as fenced."""
+    voters = [stage.node(h).node.voter for h in stage.world.hosts if h.daemon is not None]
+    found = [v.machine.store.by_uid(uid) for v in voters if v is not None]
+    return any(instance is not None and instance.spec.get("fenced") for instance in found)
+
+
+def fenced_guests(stage: Stage) -> list:
+    """Return (host, plan) of all fenced guests that run."""
+    return [(h, plan) for h in stage.world.hosts for plan in h.guests.running()
+            if is_fenced(stage, plan.instance_uid)]  # fmt: skip
+
+
 def where_fenced(stage: Stage) -> list:
-    """Return the hosts that run the fenced guest."""
-    return [h for h in stage.world.hosts
-            if any(plan.fenced for plan in h.guests.running())]  # fmt: skip
+    """Return the hosts that run a fenced guest."""
+    return list(dict.fromkeys(host for host, _ in fenced_guests(stage)))
 
 
 def deposed_leader_with_a_guest(stage: Stage) -> None:
@@ -189,18 +195,25 @@ def deposed_leader_with_a_guest(stage: Stage) -> None:
     stage.run_for(14)
 
 
+def running(stage: Stage) -> dict:
+    """Return the process of every guest that runs, by instance."""
+    return {plan.instance_uid: host.guests.get(plan.instance_uid).pid
+            for host in stage.world.hosts for plan in host.guests.running()}  # fmt: skip
+
+
 def leader_change(stage: Stage) -> None:
-    """Leadership moves while all is well: no fenced guest stops."""
-    stage.until(30, lambda: bool(where_fenced(stage)), "a fenced guest runs")
-    stage.run_for(6)
-    before = [p for h in where_fenced(stage) for p in h.guests.running() if p.fenced]
+    """Leadership moves while all is well and nobody wants anything else: no guest stops."""
+    stage.until(60, stage.guests_ready, "the VMs run")
+    stage.operator.stopped = True
+    stage.run_for(20)  # the operator's last wish is carried out
+    before = running(stage)
     leader = stage.leader()
     stage.raft(leader)._core.transfer(stage.draw.choice(stage.others(leader)).raft_id)
-    stage.raft(leader)._wake.set()
+    stage.raft(leader).wake()
     stage.run_for(6)
-    after = [p for h in where_fenced(stage) for p in h.guests.running() if p.fenced]
-    stage.expect(before == after, f"{before} ran before the change of leader, {after} after it",
-                 "healthy guest stopped")  # fmt: skip
+    after = running(stage)
+    lost = sorted(uid for uid, pid in before.items() if after.get(uid) != pid)
+    stage.expect(not lost, f"stopped by a change of leader: {lost}", "healthy guest stopped")
 
 
 def crowd_before_a_cut_leader(stage: Stage) -> None:
@@ -219,7 +232,8 @@ def guest_starts_late(stage: Stage) -> None:
 
     def starts() -> bool:
         starting[:] = [h for h in stage.world.hosts if h.up and any(
-            i.state == "paused" and i.plan.fenced for i in h.guests.instances.values())]  # fmt: skip
+            i.state == "paused" and is_fenced(stage, uid)
+            for uid, i in h.guests.instances.items())]  # fmt: skip
         return bool(starting)
 
     for _ in range(4_000):
@@ -242,7 +256,7 @@ def two_changes_at_once(stage: Stage) -> None:
         about = encode_member(type(own)(number, f"n{number}", "10.0.9.9:1", learner=True))
         if not raft._core.propose_change(raft._proposals.token(), [(ADD_LEARNER, number)], about):
             wanted.append(number)
-        raft._wake.set()
+        raft.wake()
     stage.run_for(3)
     members = set(stage.raft(stage.leader()).members)
     stage.expect(members >= set(wanted), f"accepted {wanted}, members are {sorted(members)}",
@@ -257,13 +271,52 @@ def joint_without_its_leader(stage: Stage) -> None:
     old = stage.raft(other)._own.raft_id
     changes = [(REMOVE, old), (ADD_LEARNER, 903)]
     raft._core.propose_change(raft._proposals.token(), changes, about)
-    raft._wake.set()
+    raft.wake()
     stage.run_for(0.02)
     raft._core.step_down()
     stage.run_for(8)
     leader = stage.leader()
     conf = stage.raft(leader).membership.conf
     stage.expect(not conf[2], f"the members are still joint: {conf}", "members")
+
+
+def reads_from_afar(stage: Stage) -> None:
+    """The leader is far away, and two hosts apply late: their reads take long, the log goes on."""
+    leader = stage.leader()
+    late = stage.others(leader)[:2]
+    usual_s = late[0].image.sync_mean_s
+    stage.slow_disks(0.3, *late)
+    stage.fault("lag", leader, strength=0.35, lasts_s=12)
+    stage.run_for(12)
+    stage.slow_disks(usual_s, *late)
+
+
+def answers_held_back(stage: Stage) -> None:
+    """A leader hands over; what was said to it before that arrives late, and the news later."""
+    for _ in range(5):
+        stage.until(20, lambda: len(stage.leaders()) == 1, "one leader")
+        leader = stage.leader()
+        target = stage.draw.choice(stage.others(leader))
+        stage.run_for(0.3)
+        for other in stage.others(leader):
+            stage.fault("clog", other, leader, lasts_s=1.2)
+        stage.raft(leader)._core.transfer(target.raft_id)
+        stage.raft(leader).wake()
+        stage.run_for(3)
+
+
+def handed_over_unheard(stage: Stage) -> None:
+    """A leader hands over, and hears nothing of the new one: it goes on for a while."""
+    for _ in range(5):
+        stage.until(20, lambda: len(stage.leaders()) == 1, "one leader")
+        leader = stage.leader()
+        target = stage.draw.choice(stage.others(leader))
+        undo = stage.fault("one_way", *stage.others(leader))
+        stage.raft(leader)._core.transfer(target.raft_id)
+        stage.raft(leader).wake()
+        stage.run_for(3)
+        undo()
+        stage.run_for(2)
 
 
 BIASES = {
@@ -273,7 +326,6 @@ BIASES = {
     "bad syncs": bad_syncs,
     "rot": rot,
     "lossy": lossy,
-    "cut off": cut_off,
     "clocks": clocks,
     "crowd": crowd,
     "leases": leases,
@@ -288,6 +340,9 @@ BIASES = {
     "cut crowd": scenes(crowd_before_a_cut_leader, clients=100, config=NARROW),
     "late start": scenes(guest_starts_late, nodes=5, node=True, config=None),
     "two changes": scenes(two_changes_at_once, ends="open"),
+    "held back": scenes(answers_held_back, clients=20, config=SLOW),
+    "read from afar": scenes(reads_from_afar, nodes=5, clients=20),
+    "handed over": scenes(handed_over_unheard, clients=20, config=SLOW),
     "joint": scenes(joint_without_its_leader, nodes=5, ends="open"),
 }
 

@@ -8,6 +8,8 @@ from blixard.node import leader, views
 from blixard.node.authority import NodeAuthority
 from blixard.node.leader import LeaderDuties
 from blixard.vms import loops, replicas, worker
+from blixard.vms.guarding import mode_of
+from blixard.vms.worker import Worker
 
 
 def new_leader_does_not_wait():
@@ -41,14 +43,14 @@ def fenced_without_a_new_epoch():
 
 
 def guard_is_not_armed():
-    """Fenced guests start without a deadline."""
-    step = worker.start_step
+    """Fenced guests run without a deadline."""
+    tell = Worker._tell_guard
 
-    def unarmed(after, *, fenced, allowed=None):
-        assert fenced in (True, False)
-        return step(after, fenced=False, allowed=allowed)
+    async def silent(self, spec, epoch):
+        if mode_of(spec) != "fence":
+            await tell(self, spec, epoch)
 
-    return patched(worker, "start_step", unarmed)
+    return patched(Worker, "_tell_guard", silent)
 
 
 def runs_before_it_is_armed():

@@ -159,8 +159,13 @@ def snapshot_loses_a_member():
 
 
 def all_may_speak():
-    """Frames count whoever sends them, removed members too."""
-    return patched(Peers, "may_speak", lambda _peers, _uid, _hello: True)
+    """What removed members say counts."""
+    may_speak = Peers.may_speak
+
+    def patient(peers, uid, hello):
+        return may_speak(peers, uid, hello) or hello.raft_id in peers._membership().removed
+
+    return patched(Peers, "may_speak", patient)
 
 
 def ticks_of_the_wall_clock():

@@ -1,6 +1,7 @@
 """Planted bugs that an oracle finds in a few seeds; `make mutants` looks for all of them."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from tests.simulation.planted import MUTANTS
 pytestmark = pytest.mark.simulation
 
 SEEDS = 5
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "developer-guide" / "mutants.md"
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "developer-guide" / "mutants.md"
 QUICK = [mutant for mutant in MUTANTS if mutant.quick]
 RULES = {f"b1.{n}" for n in range(1, 16)} | {f"a6.{n}" for n in (1, 2, 3, 4, 5, 7, 8)}
 
@@ -40,3 +42,18 @@ def test_every_rule_and_every_sentence_has_a_bug_or_a_reason():
 def test_names_are_unique():
     names = [mutant.name for mutant in MUTANTS]
     assert len(names) == len(set(names))
+
+
+def test_a_page_keeps_the_rows_of_a_run_that_was_interrupted(tmp_path, monkeypatch):
+    tool = runpy.run_path(str(ROOT / "tools" / "mutants.py"))
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{tool['BEGIN']}\n\n{tool['END']}\nafter\n")
+    write = tool["write_page"]
+    monkeypatch.setitem(write.__globals__, "PAGE", page)
+    order = [{**tool["NOTHING"], "name": name, "bias": "small"} for name in ("one", "two", "three")]
+    write({**order[1], "oracle": "votes", "seeds": 3, "seconds": 1.25}, order)
+    write({**order[2], "seeds": 9}, order)
+    rows = tool["table_of"](page.read_text())
+    assert [rows[name].split("|")[5].strip() for name in rows] == ["not run", "votes", "**none**"]
+    assert page.read_text().startswith("before\n")
+    assert page.read_text().endswith("\nafter\n")

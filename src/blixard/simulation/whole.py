@@ -103,14 +103,20 @@ class NodeApp:
         return raft is not None and sum(not m.learner for m in raft.members.values()) == nodes
 
     def unsettled(self) -> list[str]:
-        """Return the VMs that do not have all their replicas ready."""
+        """Return the VMs that lack ready replicas, and the guests here that nobody wants here."""
         if self.node.voter is None:
             return []
-        return [
+        store = self.node.voter.machine.store
+        texts = [
             f"{vm.metadata.name}: {vm.status}"
-            for vm in self.node.voter.machine.store.list("VM")
+            for vm in store.list("VM")
             if vm.status.get("readyReplicas") != wanted_replicas(vm)
         ]
+        for plan in self._host.guests.running():
+            instance = store.by_uid(plan.instance_uid)
+            if instance is None or instance.spec.get("node") != self._host.uid:
+                texts.append(f"{plan.instance_uid} runs on {self._host.uid}, unwanted")
+        return texts
 
     async def run(self) -> None:
         """Make the first node's first state if there is none, start, serve; then let others in."""

@@ -127,7 +127,7 @@ class Stage(Simulation):
         for host in self.world.hosts:
             host.boot()
             self.start(host)
-        self.until(_FORM_S, self._formed, "the nodes become voters")
+        self.until(_FORM_S, self._formed, "the nodes become voters", "formation")
         self._disturb(0)
 
     def _play(self) -> None:
@@ -142,11 +142,13 @@ class Stage(Simulation):
             moments.clear()
         assert self.injector is not None
         self.injector.heal()
-        self.until(_LEADER_S, self._led, "a leader after healing")
+        self.until(_LEADER_S, self._led, "a leader after healing", "liveness")
         if not self._repaired():
             raise StageOverError
         self.writes(1, within_s=_HEALED_S)
-        self.until(_CAUGHT_UP_S, lambda: all(map(self.near, self.world.hosts)), "all catch up")
+        self.until(
+            _CAUGHT_UP_S, lambda: all(map(self.near, self.world.hosts)), "all catch up", "liveness"
+        )
 
     def counted(self) -> dict[str, int]:
         """Return what happened, and how often: faults, moments, and what the oracles saw."""
@@ -165,10 +167,12 @@ class Stage(Simulation):
         self._to(self.now_ns + int(seconds * SECOND))
         self._check()
 
-    def until(self, seconds: float, condition: Callable[[], bool], what: str) -> None:
+    def until(
+        self, seconds: float, condition: Callable[[], bool], what: str, name: str = "expected"
+    ) -> None:
         """Run until *condition* holds; that it does not within *seconds* is a violation."""
         if not self._wait(seconds, condition):
-            self._unless_failed("expected", f"{what}, within {seconds:g} s")
+            self._unless_failed(name, f"{what}, within {seconds:g} s")
         self._check()
 
     def expect(self, truth: bool, text: str, name: str = "expected") -> None:
@@ -211,7 +215,7 @@ class Stage(Simulation):
 
     def leader(self, within_s: float = _LEADER_S) -> Host:
         """Return the host that leads; waits for one."""
-        self.until(within_s, lambda: bool(self.leaders()), "a leader")
+        self.until(within_s, lambda: bool(self.leaders()), "a leader", "liveness")
         return self.leaders()[0]
 
     def others(self, *hosts: Host) -> list[Host]:
@@ -293,7 +297,7 @@ class Stage(Simulation):
     def writes(self, count: int, *, within_s: float) -> None:
         """Wait until the clients have done so many more writes."""
         goal = self.history.writes + count
-        self.until(within_s, lambda: self.history.writes >= goal, f"{count} writes")
+        self.until(within_s, lambda: self.history.writes >= goal, f"{count} writes", "liveness")
 
     def commit(self, *ops: Operation) -> None:
         """Let an operator's transaction be committed by whoever leads.
