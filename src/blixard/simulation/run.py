@@ -305,7 +305,10 @@ class Simulation:
         return len(set(self._indexes())) == 1
 
     def _unsettled(self) -> list[str]:
-        return [text for app in self._live() for text in app.unsettled()]
+        live = self._live()
+        confs = [app.raft.membership.conf for app in live if app.raft and app.raft.is_leader]
+        texts = [f"the members are still joint: {conf}" for conf in confs if conf[2]]
+        return texts + [text for app in live for text in app.unsettled()]
 
     def _settled(self) -> bool:
         return not self._unsettled()
