@@ -127,7 +127,9 @@ class Link(asyncio.Protocol):
         elif kind == REQUEST:
             self.owner.serve(self, number, payload)
         else:
-            self.owner.answers.pop(number).set_result(payload)
+            future = self.owner.answers.pop(number, None)
+            if future is not None and not future.done():
+                future.set_result(payload)
 
 
 class TcpTransport:
@@ -176,15 +178,21 @@ class TcpTransport:
         if uid not in self.links:
             raise BlixardError("UNREACHABLE", uid)
         self.number += 1
-        future = self.answers[self.number] = asyncio.get_running_loop().create_future()
-        self.links[uid].write(REQUEST, self.number, payload)
-        async with asyncio.timeout(timeout_s):
-            return await future
+        number = self.number
+        future = self.answers[number] = asyncio.get_running_loop().create_future()
+        self.links[uid].write(REQUEST, number, method.encode() + b"\0" + payload)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await future
+        except TimeoutError as error:
+            raise BlixardError("UNREACHABLE", f"{uid} did not answer {method}") from error
+        finally:
+            self.answers.pop(number, None)
 
-    def serve(self, link: Link, number: int, payload: bytes) -> None:
+    def serve(self, link: Link, number: int, request: bytes) -> None:
         async def answer() -> None:
-            result = await self.requests["raft.snapshot"](link.uid, payload)
-            link.write(ANSWER, number, result)
+            method, _, payload = request.partition(b"\0")
+            link.write(ANSWER, number, await self.requests[method.decode()](link.uid, payload))
 
         self.tasks.append(asyncio.get_running_loop().create_task(answer()))
 
