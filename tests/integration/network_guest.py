@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 import sys
+import time
 
 GATEWAY_MAC = bytes.fromhex("02b100002a01")
 OTHER_MAC, OTHER_IP = bytes.fromhex("022a0a2a0009"), "10.42.0.9"
@@ -58,9 +59,11 @@ def answer(tap, mac, ip):
 
 
 def lie(tap, mac, ip, target):
-    os.write(tap, udp_frame(mac, (OTHER_IP, 53), target, b"other address"))
-    os.write(tap, udp_frame(OTHER_MAC, (ip, 53), target, b"other hardware"))
-    os.write(tap, arp_frame(mac, OTHER_IP))
+    for _ in range(3):  # the bridge may not forward yet what comes first
+        os.write(tap, udp_frame(mac, (OTHER_IP, 53), target, b"other address"))
+        os.write(tap, udp_frame(OTHER_MAC, (ip, 53), target, b"other hardware"))
+        os.write(tap, arp_frame(mac, OTHER_IP))
+        time.sleep(0.2)
     os.write(tap, udp_frame(mac, (ip, 53), target, b"honest"))
 
 
