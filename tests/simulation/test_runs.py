@@ -50,14 +50,14 @@ def test_instance_started_unfenced_has_no_second_copy(seed):
     assert simulate(Options(seed=seed, node=True)).violations == ()
 
 
-def start_that_fails_once(uid):
-    """The first start of a voter cannot read its disk, after its first state was written."""
+def start_that_fails_once(uid, code):
+    """The first start of a voter cannot use its disk, after its first state was written."""
     start, failed = RaftNode.start, []
 
     async def failing(node):
         if node._uid == uid and not failed:
             failed.append(uid)
-            raise BlixardError("DISK_FAILED", "planted")
+            raise BlixardError(code, "planted")
         await start(node)
 
     return patched(RaftNode, "start", failing)
@@ -65,8 +65,15 @@ def start_that_fails_once(uid):
 
 def test_node_whose_start_failed_is_invited_again():
     simulation = Simulation(Options(seed=1, nodes=3, duration_s=12, node=True), plan=Plan((), 6000))
-    with start_that_fails_once("node-2"):
+    with start_that_fails_once("node-2", "DISK_FULL"):
         assert simulation.run().violations == ()
+
+
+def test_daemon_whose_disk_failed_as_it_became_a_voter_ends():
+    simulation = Simulation(Options(seed=1, nodes=3, duration_s=12, node=True), plan=Plan((), 6000))
+    with start_that_fails_once("node-2", "DISK_FAILED"):
+        simulation.run()
+    assert simulation.world.fatals == ["daemon-2.1: this node cannot become a voter: planted"]
 
 
 def hashes(hash_seed):

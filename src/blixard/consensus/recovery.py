@@ -118,7 +118,12 @@ async def _write_identity(disk: Disk, directory: str, identity: Identity) -> Non
     await sync_file(file, path)
     file.close()
     disk.rename(path + ".tmp", path)
-    for place in (f"{directory}/log", f"{directory}/snap", directory, dirname(directory)):
+    await sync_directory(disk, f"{directory}/log")
+    await _sync_directories(disk, directory)
+
+
+async def _sync_directories(disk: Disk, directory: str) -> None:
+    for place in (f"{directory}/snap", directory, dirname(directory)):
         await sync_directory(disk, place)
 
 
@@ -170,7 +175,8 @@ async def _recover(env: Environment, directory: str, config: RaftConfig, uid: st
         )
     snapshots = SnapshotStore(disk, f"{directory}/snap")
     snapshots.sweep()
-    await sync_directory(disk, snapshots.directory)
+    # Names of a first state whose last syncs failed may be known to the system's cache alone.
+    await _sync_directories(disk, directory)
     log = make_log(disk, directory, config)
     found = await log.open()
     damaged: list[tuple[str, BlixardError]] = []

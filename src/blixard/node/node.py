@@ -273,12 +273,21 @@ class Node:
         async with self._becoming:
             if self.voter is None:
                 await self.secrets.take(invitation.secrets)
-                # An invitation before may have ended between the first state and the start.
-                if not has_state(self.env.disk, RAFT_DIRECTORY):
-                    await self._first_state()
                 self._set_peers(invitation.members)
-                await self._start_voter()
+                await self._become_voter()
         return b""
+
+    async def _become_voter(self) -> None:
+        try:
+            # A full disk may have ended an invitation between the first state and the start.
+            if not has_state(self.env.disk, RAFT_DIRECTORY):
+                await self._first_state()
+            await self._start_voter()
+        except BlixardError as error:
+            # As everywhere: after a failed sync this process may not trust what it reads.
+            if error.code in ("DISK_FAILED", "LOG_CORRUPT"):
+                self.env.fatal(f"this node cannot become a voter: {error.message}")
+            raise
 
     async def _first_state(self) -> None:
         own = self.identity

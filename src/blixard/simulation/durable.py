@@ -69,8 +69,10 @@ class DurableLog:
     def refresh(self) -> None:
         """Read what has become durable since the last time."""
         directory = self._image.root.durable.get(self._directory)
-        if not isinstance(directory, DirectoryNode):
+        if self._image_root is not self._image.root or not isinstance(directory, DirectoryNode):
             self.forget()
+            self._image_root = self._image.root
+        if not isinstance(directory, DirectoryNode):
             return
         segments, snapshots = directory.durable.get("log"), directory.durable.get("snap")
         if isinstance(snapshots, DirectoryNode) and snapshots.durable != self._snapshots:
@@ -80,9 +82,8 @@ class DurableLog:
         if not isinstance(segments, DirectoryNode):
             return
         files = segments.durable
-        if self._image_root is not self._image.root or self._changed(files):
+        if self._changed(files):
             self.forget()
-            self._image_root = self._image.root
             self.refresh()
             return
         for name in files if len(files) == 1 else sorted(files):

@@ -115,6 +115,25 @@ def test_first_state_that_a_crash_cut_short_does_not_count():
     assert recovery.has_state(with_state().disk, "raft")
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_first_state_whose_last_syncs_failed_is_durable_after_the_next_start(seed):
+    bench = Store(seed)
+
+    def fails_from_now(what, path):
+        if (what, path) == ("renamed", "raft/identity"):
+            bench.image.trouble = Trouble(sync_error=1.0)
+
+    bench.image.tap = fails_from_now
+    first = recovery.genesis(IDENTITY)
+    with pytest.raises(BlixardError, match="DISK_FAILED"):
+        bench.wait(recovery.write_first_state(Env(bench.disk), "raft", IDENTITY, first=first))
+    bench.image.tap = None
+    bench.image.heal()
+    bench.recover()
+    bench.image.crash()
+    assert bench.recover().identity == IDENTITY
+
+
 def test_misdirected_write_is_found_at_the_next_start():
     bench = Store()
     log = bench.log()

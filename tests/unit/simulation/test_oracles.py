@@ -151,6 +151,16 @@ def test_a_log_read_piece_by_piece_and_after_a_torn_tail():
     assert (log.last, log.term) == (2, 1)
 
 
+def test_nothing_of_the_disk_before_counts_for_a_new_one():
+    disk = Disk(group(term=3, entries=[(3, 1, b"a"), (3, 2, b"b")]))
+    log = DurableLog(disk.image)
+    log.refresh()
+    disk.image.replace()
+    disk.image.root.durable["raft"] = DirectoryNode()  # a first state: no names in it yet
+    log.refresh()
+    assert (log.term, log.last) == (0, 0)
+
+
 def test_a_vote_for_two_in_one_term(oracles):
     oracles.voted(5, 3, 1)
     assert oracles.violations == []
