@@ -38,6 +38,7 @@ BARS: dict[str, tuple[str, float]] = {
     "random_disagree": ("<=", 0),
     "good_refused": ("<=", 0),
     "mutants_missed": ("<=", 0),
+    "concurrent_missed": ("<=", 0),
 }
 
 
@@ -79,25 +80,25 @@ def against_force(operations: int) -> dict[str, float]:
             ours += middle - start
             count += 1
             bad += not by_force
-            disagree += verdict.good != by_force
+            disagree += (verdict.good, verdict.bad) != (by_force, not by_force)
         figures |= {
             f"{name}_histories": count, f"{name}_bad": bad, f"{name}_disagree": disagree,
             f"{name}_s": round(ours, 2), f"{name}_brute_force_s": round(force, 2),
         }  # fmt: skip
-    draw = random.Random(2)
+    draw, missed = random.Random(2), 0
     for size in (8, 12, 16):
         history = good_history(draw, size, clients=size, unknown=0.2)
         wrong = [*history[:-1], msgspec.structs.replace(
             history[-1], kind="read", ended=10**6, result=-5)]  # fmt: skip
         start = time.perf_counter()
-        check(wrong)
+        missed += not check(wrong).bad
         middle = time.perf_counter()
         judge_by_force(wrong) if size < 12 else None
         after = time.perf_counter()
         figures[f"concurrent_{size}_ms"] = round((middle - start) * 1000, 2)
         if size < 12:
             figures[f"concurrent_{size}_brute_force_ms"] = round((after - middle) * 1000, 2)
-    return figures
+    return figures | {"concurrent_missed": missed}
 
 
 def planted() -> dict[str, float]:

@@ -73,8 +73,14 @@ def test_history_is_judged_and_kept(
     save(history, tmp_path / "history")
     again = load(tmp_path / "history")
     assert msgspec.to_builtins(again) == msgspec.to_builtins(history)
-    figures, texts = judge(again)
-    assert (figures["not_linearizable"], len(texts)) == (wrong, wrong)
+    figures, problems = judge(again)
+    assert (figures["not_linearizable"], len(problems["not_linearizable"])) == (wrong, wrong)
+    assert problems["undecided"] == []
+
+
+def test_history_that_is_too_hard_to_judge_is_a_problem() -> None:
+    figures, problems = judge([*GOOD, UNKNOWN, read(1, 60)], max_steps=1)
+    assert figures["undecided"] == len(problems["undecided"]) == 1
 
 
 def test_plan_leaves_one_node_alone() -> None:

@@ -90,7 +90,7 @@ class History:
         self.values: dict[str, str] = {}
         self.last_index = 0
         self.writes = self.reads = self.unknown = self.refused = self.stale_reads = 0
-        self.cas_done = self.checked_keys = self.checked = self.undecided = self.steps = 0
+        self.cas_done = self.checked_keys = self.checked = self.steps = 0
         self.repeated = 0
 
     # asking
@@ -243,9 +243,10 @@ class History:
         self.checked_keys += 1
         self.checked += len(operations)
         self.steps += verdict.steps
-        self.undecided += verdict.answer == "undecided"
         if verdict.bad:
             self._fail("linearizability", f"{key}: {verdict.explain()}")
+        elif not verdict.good:
+            self._fail("undecided", f"{key}: no verdict after {verdict.steps} steps")
         del self.keys[key]
 
 

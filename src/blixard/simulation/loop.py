@@ -107,6 +107,7 @@ class SimLoop(ClosedWorldLoop):
         self._changes = sorted(
             (order.randrange(PCT_STEPS) for _ in range(change_points)), reverse=True
         )
+        self.processes: list[Process] = []  # dead ones too: their coroutines are kept
         self.root = Process(self, "world", host=0, clock=HostClock())
         self.current = self.root
 
@@ -360,6 +361,9 @@ class SimLoop(ClosedWorldLoop):
         self._ready.clear()
         self._waiting.clear()
         self.push = self._drop
+        for process in self.processes:
+            process.bury()
+        self.processes.clear()
 
     def _drop(self, handle: SimHandle) -> None:
         """Take nothing: the loop is closed."""

@@ -45,6 +45,7 @@ class Process:
         self.ready: deque[SimHandle] = deque()
         self.tasks: list[asyncio.Task[Any]] = []
         self._prune_at = _PRUNE_AT
+        loop.processes.append(self)
         self.context = contextvars.Context()
         self.context.run(PROCESS.set, self)
 
@@ -75,11 +76,7 @@ class Process:
     def bury(self) -> None:
         """Close what never ran a step: nobody would ever wait for it."""
         for task in self.tasks:
-            coroutine = task.get_coro()
-            if inspect.iscoroutine(coroutine) and (
-                inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED
-            ):
-                coroutine.close()
+            _close_unstarted(task.get_coro())
 
     def pause(self) -> None:
         """Stop running callbacks; they pile up."""
@@ -90,6 +87,17 @@ class Process:
         self.paused = False
         while self.backlog:
             self.loop.push(self.backlog.popleft())
+
+
+def _close_unstarted(candidate: object) -> None:
+    """Close a coroutine that never ran, and those that it was given: no code of theirs runs."""
+    if inspect.iscoroutine(candidate) and (
+        inspect.getcoroutinestate(candidate) == inspect.CORO_CREATED
+    ):
+        given = inspect.getcoroutinelocals(candidate)
+        candidate.close()
+        for value in given.values():
+            _close_unstarted(value)
 
 
 PROCESS: contextvars.ContextVar[Process] = contextvars.ContextVar("blixard_sim_process")

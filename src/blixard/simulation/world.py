@@ -109,7 +109,6 @@ class Host:
             self.world.note(self.number, "kill", self.daemon.incarnation)
             self.daemon.process.kill()
             self.world.network.detach(self.daemon.env.transport)
-            self.world.graveyard.append(self.daemon.process)
             self.daemon = None
 
     def crash(self) -> None:
@@ -121,7 +120,6 @@ class Host:
         for uid in sorted(self.guests.instances):
             self.guests.end(uid, code=-1)
         self.machine.kill()
-        self.world.graveyard.append(self.machine)
         self.image.crash()
         self.up = self.frozen = False
 
@@ -193,7 +191,6 @@ class World:
         self.on_fatal: Callable[[], None] = lambda: None
         self.on_stopped: Callable[[Host, str], None] = lambda _host, _code: None
         self.excused: dict[int, str] = {}  # host -> how a reason begins that it may stop for
-        self.graveyard: list[Process] = []
         self.hosts = [Host(self, number) for number in range(1, nodes + 1)]
 
     def now_ns(self) -> int:
@@ -277,6 +274,3 @@ class World:
             if host.daemon is not None:
                 host.daemon.process.kill()
         self.loop.close()
-        for process in self.graveyard:
-            process.bury()
-        self.graveyard.clear()

@@ -1,7 +1,9 @@
 """The loop keeps asyncio's promises in virtual time."""
 
 import asyncio
+import gc
 import random
+import warnings
 
 import pytest
 
@@ -9,6 +11,7 @@ from blixard.simulation.clock import HostClock
 from blixard.simulation.forbidden import ForbiddenError
 from blixard.simulation.loop import LivelockError, SimLoop
 from blixard.simulation.process import Process
+from blixard.simulation.world import World
 
 SECOND = 1_000_000_000
 
@@ -164,3 +167,25 @@ def test_real_world_is_out_of_reach(name):
 def test_threads_are_out_of_reach():
     with pytest.raises(ForbiddenError):
         run(asyncio.to_thread(print))
+
+
+async def _never_awaited(then=None):
+    await then
+
+
+def test_what_never_ran_leaves_no_warning_behind():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        world = World(1, 1, mode="fifo", observer=None)
+        host = world.hosts[0]
+        host.boot()
+        for number in range(2):
+            daemon = host.start_daemon()
+            daemon.env.spawn(_never_awaited(_never_awaited()), name=f"task {number}")
+            if not number:
+                host.kill_daemon()
+        world.client(1).spawn(_never_awaited(), name="client")
+        world.close()
+        del world, host, daemon
+        gc.collect()
+    assert [str(warning.message) for warning in caught] == []
