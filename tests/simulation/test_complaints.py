@@ -16,6 +16,7 @@ from blixard.consensus.log import Log, corrupt
 from blixard.consensus.membership import Membership
 from blixard.consensus.saving import Saver
 from blixard.consensus.transfer import SnapshotSender
+from blixard.node import link
 from blixard.node.link import NodeLink
 from blixard.simulation.scenarios.table import BY_NAME, rows_covered, run_scenario
 from blixard.vms import replicas
@@ -23,8 +24,8 @@ from blixard.vms import replicas
 pytestmark = pytest.mark.simulation
 
 COMPLAINTS = 18
-NAMED = ("SIM-30", "SIM-33", "SIM-41", "SIM-43", "SIM-45", "SIM-46", "SIM-47", "SIM-52", "SIM-56",
-         "SIM-57")  # fmt: skip
+NAMED = ("SIM-30", "SIM-31", "SIM-33", "SIM-41", "SIM-43", "SIM-45", "SIM-46", "SIM-47", "SIM-52",
+         "SIM-56", "SIM-57")  # fmt: skip
 # Of the named simulations these need parts of the product that are not there: live migration
 # (SIM-24, SIM-29, SIM-34, SIM-39, SIM-44), Ceph (SIM-26, SIM-36, SIM-38's placement rules, SIM-42)
 # and functions (SIM-53, SIM-54, SIM-55); SIM-31 runs without its migration and its Ceph.
@@ -89,9 +90,14 @@ def tokens_unchecked():
     return patched(apply, "_check_expected", lambda _op, _old: None)
 
 
+def waits_for_each_voter():
+    return patched(link, "PATIENCE_S", None)
+
+
 @pytest.mark.parametrize(
     ("name", "plant", "oracle"),
     [
+        ("partitions/stack-of-three", waits_for_each_voter, "availability"),
         ("membership/removal-would-lose-quorum", removals_unchecked, "writes, within"),
         ("restarts/power-loss-of-all", acknowledge_before_sync, "durability"),
         ("leaders/stalled-disk", stays_with_a_stalled_disk, "sick leader"),

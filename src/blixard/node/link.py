@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import msgspec
 
@@ -13,6 +13,7 @@ from blixard.images.duties import ImageReport
 from blixard.node import messages as m
 from blixard.node.authority import NodeAuthority, ends_with_epoch
 from blixard.node.kinds import Program
+from blixard.node.leadership import Leadership
 from blixard.ports.environment import Environment
 from blixard.ports.hypervisor import Hypervisor
 from blixard.vms.reconcile import Assignment
@@ -20,72 +21,11 @@ from blixard.vms.spec import InstanceStatus, Phase
 from blixard.vms.worker import PATH_MAX
 
 REQUEST_S = 1.5
+PATIENCE_S = 0.4  # so that a lease outlives a leader that is cut off together with other voters
 VIEW_WAIT_S = 5.0
 RETRY_S = 0.2
 REPORTS_MAX = 200
 IMAGE_REPORTS_MAX = 8
-
-Handler = Callable[[str, bytes], Awaitable[bytes]]
-
-
-class Leadership:
-    """Where the leader is, as far as this node knows; asks it, wherever it went."""
-
-    def __init__(
-        self,
-        env: Environment,
-        own_uid: str,
-        leader_hint: Callable[[], str],
-        local: dict[str, Handler],
-    ) -> None:
-        self._env = env
-        self._own_uid = own_uid
-        self._leader_hint = leader_hint
-        self._local = local
-        self._guess = ""
-        self.peers: tuple[m.Peer, ...] = ()
-
-    def serve(self, method: str, handler: Handler) -> None:
-        """Answer *method* here when this node leads itself."""
-        self._local[method] = handler
-
-    def candidates(self) -> list[str]:
-        """Return whom to ask, best first, without repeats."""
-        hint = self._leader_hint()
-        voters = [p.uid for p in self.peers if p.voter] or [p.uid for p in self.peers]
-        order = [uid for uid in (hint, self._guess, *voters) if uid]
-        return list(dict.fromkeys(order)) or [self._own_uid]
-
-    async def ask(self, method: str, payload: bytes, *, timeout_s: float) -> bytes:
-        """Send a request to the leader; try each candidate once.
-
-        Raises:
-            BlixardError: the leader's own answer, or NO_QUORUM if nobody leads.
-        """
-        last = BlixardError("NO_QUORUM", "no node answered as leader")
-        tried: list[str] = []
-        queue = self.candidates()
-        while queue and len(tried) < 8:
-            uid = queue.pop(0)
-            tried.append(uid)
-            try:
-                answer = await self._call(uid, method, payload, timeout_s)
-            except BlixardError as error:
-                if error.code not in ("NOT_LEADER", "UNREACHABLE", "TIMEOUT", "NO_QUORUM"):
-                    raise
-                last = error
-                better = str(error.details.get("leader", ""))
-                if better and better not in tried:
-                    queue.insert(0, better)
-                continue
-            self._guess = uid
-            return answer
-        raise last
-
-    async def _call(self, uid: str, method: str, payload: bytes, timeout_s: float) -> bytes:
-        if uid == self._own_uid:
-            return await self._local[method](uid, payload)
-        return await self._env.transport.request(uid, method, payload, timeout_s=timeout_s)
 
 
 class NodeLink:
@@ -166,7 +106,9 @@ class NodeLink:
         epoch, sent_ns = self.lease.epoch, self._env.boottime_ns()
         try:
             heartbeat = m.encode(m.Heartbeat(epoch, self._program.version, self._program.level))
-            answer = await self._leadership.ask(m.HEARTBEAT, heartbeat, timeout_s=REQUEST_S)
+            answer = await self._leadership.ask(
+                m.HEARTBEAT, heartbeat, timeout_s=REQUEST_S, patience_s=PATIENCE_S
+            )
         except BlixardError as error:
             self._refused(error)
             return False

@@ -25,7 +25,8 @@ from blixard.node import messages as m
 from blixard.node.founding import Founding, founding_ops
 from blixard.node.kinds import Program
 from blixard.node.leader import LeaderDuties
-from blixard.node.link import Leadership, NodeLink
+from blixard.node.leadership import Leadership
+from blixard.node.link import NodeLink
 from blixard.node.roster import Roster
 from blixard.ports.environment import Environment
 from blixard.ports.guests import GuestBuilder

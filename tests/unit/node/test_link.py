@@ -52,8 +52,8 @@ class Outside:
     def log(self, _level, event, **_fields):
         self.events.append(event)
 
-    async def ask(self, _method, payload, *, timeout_s):
-        assert timeout_s > 0
+    async def ask(self, _method, payload, *, timeout_s, patience_s):
+        assert timeout_s > patience_s > 0
         same = msgspec.msgpack.decode(payload, type=m.Heartbeat).epoch == self.epoch
         return m.encode(m.HeartbeatReply(granted=same, epoch=self.epoch))
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from blixard.simulation.network import LinkFaults
+from blixard.simulation.scenarios.guests import check, is_ready, settle, where
+from blixard.simulation.scenarios.shell import Shell, serve
 from blixard.simulation.scenarios.stage import Scenario, Stage
+from blixard.simulation.world import Host
 
 _MOMENT_S = 20.0
+_REPLICAS = 3
 
 
 def minority_leader(stage: Stage) -> None:
@@ -121,6 +125,45 @@ def guests_under_partition(stage: Stage) -> None:
         stage.until(60, stage.guests_ready, "the VMs run again")
 
 
+def stack_of_three(stage: Stage) -> None:
+    """Two of five hosts are cut off: a VM of three replicas is there all the time, and whole again.
+
+    The majority starts anew what ran with the minority; no copy runs twice, and all agree after
+    healing.
+    """
+    assert stage.operator is not None
+    stage.operator.stopped = True
+    shell = Shell(stage)
+    shell.good(
+        "vm", "create", "webapp", "--packages", "nginx", "--replicas", str(_REPLICAS),
+        "--on-partition", "fence", "--detach",
+    )  # fmt: skip
+    settle(stage)
+    few, many = stage.world.hosts[:2], stage.world.hosts[2:]
+    if stage.draw.random() < 0.5:  # the leader and one beside it, with or without replicas
+        few = [stage.leader(), stage.follower()]
+        many = stage.others(*few)
+    kept = [host for host in where(stage, "webapp") if host in many]
+    heal = stage.fault("partition", *few)
+    stage.until(_MOMENT_S, lambda: stage.leaders()[:1] != few[:1], "the majority leads")
+    whole_s = 0
+    while whole_s < 60 and not (is_ready(stage, "webapp", _REPLICAS) and _within(stage, many)):
+        stage.run_for(1)
+        whole_s += 1
+        running = {host for host in many if host.up and host.guests.running()}
+        stage.expect(running >= set(kept), "what ran with the majority runs on", "availability")
+    stage.expect(whole_s < 60, "all replicas run with the majority", "availability")
+    stage.happened("replicas moved" if len(kept) < _REPLICAS else "nothing to move")
+    heal()
+    stage.run_for(10)
+    settle(stage)
+    check(stage)
+
+
+def _within(stage: Stage, hosts: list[Host]) -> bool:
+    return bool(stage.leaders()) and all(host in hosts for host in where(stage, "webapp"))
+
+
 SCENARIOS = (
     Scenario(
         name="partitions/leader-in-minority", rows=("fault/10",),
@@ -176,5 +219,10 @@ SCENARIOS = (
         name="partitions/with-guests", rows=("fault/10",),
         incident="Jepsen etcd 3.4.3: a lock is no mutual exclusion",
         act=guests_under_partition, node=True, happens=("partition",),
+    ),
+    Scenario(
+        name="partitions/stack-of-three", rows=("SIM-31", "fault/10"),
+        incident="a service that was gone, or there twice, while two racks did not see each other",
+        act=stack_of_three, prepare=serve, nodes=5, node=True, clients=1, happens=("partition",),
     ),
 )  # fmt: skip
