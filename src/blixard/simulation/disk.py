@@ -201,12 +201,15 @@ class DiskImage:
         self.used = sum(len(node.current) for _, node in self.files())
         self.stalled_until_ns = 0
 
-    def replace(self) -> None:
-        """An empty disk takes the place of this one."""
+    def replace(self) -> DiskImage:
+        """An empty disk takes the place of this one; return that one."""
+        lost = DiskImage(self.generator)
+        lost.root, lost.hurt = self.root, self.hurt
         self.root = DirectoryNode()
         self.used = 0
         self.trouble = None
         self.full = self.hurt = False
+        return lost
 
     @property
     def no_room(self) -> bool:

@@ -91,7 +91,6 @@ def lost_disk(hands: Hands, fault: Fault) -> Undo:
     """A host dies with its disk; it comes back with an empty one, and joins as a new node."""
     host = hands.host(fault.hosts[0])
     host.crash()
-    host.image.replace()
     hands.broken(host)
     return lambda: hands.bring_back(host)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,6 @@ from blixard.consensus.snapshots import SnapshotMeta
 from blixard.consensus.wire import CHANNEL
 from blixard.simulation.bounds import watch_bounds
 from blixard.simulation.contention import History
-from blixard.simulation.disk import DiskImage
 from blixard.simulation.durable import DurableLog
 from blixard.simulation.oracles import Oracles
 from blixard.simulation.transport import SimTransport
@@ -55,15 +53,22 @@ class Watch:
         self._disks = {
             host.number: DurableLog(host.image, on_conflict=self._conflict) for host in world.hosts
         }
-        self._nothing = DurableLog(DiskImage(random.Random(0)))
+        self._lost: dict[int, DurableLog] = {}
         self.on_raft: Callable[[int, RaftNode], None] = lambda _host, _raft: None
         oracles.disk_of = self._disk_of
         oracles.under_load = lambda: self.history.waiting > 0
 
     def _disk_of(self, raft_id: int) -> DurableLog:
-        """Return the disk of a member; who was replaced holds nothing."""
+        """Return the disk of a member; that of one who was replaced as it was when it was lost.
+
+        What was durable on a quorum counts as durable when one of its disks is lost later.
+        """
         host = self._world.host_of(raft_id)
-        return self._disks[host.number] if host.raft_id == raft_id else self._nothing
+        if host.raft_id == raft_id:
+            return self._disks[host.number]
+        if raft_id not in self._lost:
+            self._lost[raft_id] = DurableLog(host.lost[raft_id])
+        return self._lost[raft_id]
 
     def _conflict(self) -> None:
         self.oracles.happened("log cut by a conflict")

@@ -50,6 +50,7 @@ class Host:
         self.address = f"10.0.0.{number}:7000"
         self.image = DiskImage(world.streams.get(f"disk/{number}"))
         self.image.on_sync = self._synced
+        self.lost: dict[int, DiskImage] = {}  # the disks of the members before, by their raft id
         self.daemon: Daemon | None = None
         self.up = False
         self.frozen = False
@@ -79,10 +80,11 @@ class Host:
     def renew(self) -> None:
         """Become a new node with an empty disk; the daemon is gone."""
         assert self.daemon is None
+        before = self.raft_id
         self.generation += 1
         self.uid = f"node-{self.number}.{self.generation}"
         self.raft_id = self.number + self.generation * GENERATION
-        self.image.replace()
+        self.lost[before] = self.image.replace()
 
     def start_daemon(self) -> Daemon:
         """Start a new incarnation of the daemon."""

@@ -10,6 +10,7 @@ import pytest
 from blixard.consensus.log import GROUP, HEAD, encode_record
 from blixard.simulation.disk import DirectoryNode, DiskImage, FileNode
 from blixard.simulation.durable import DurableLog
+from blixard.simulation.observed import Watch
 from blixard.simulation.oracles import Oracles
 from blixard.simulation.votes import votes_in
 
@@ -159,6 +160,20 @@ def test_nothing_of_the_disk_before_counts_for_a_new_one():
     disk.image.root.durable["raft"] = DirectoryNode()  # a first state: no names in it yet
     log.refresh()
     assert (log.term, log.last) == (0, 0)
+
+
+def test_what_a_lost_disk_held_still_counts_for_the_member_that_had_it():
+    host = SimpleNamespace(number=1, raft_id=1, image=Disk().image, lost={})
+    world = SimpleNamespace(hosts=[host], now_ns=lambda: 0, host_of=lambda _raft_id: host)
+    watch = Watch(world, Oracles())
+    host.image.root.durable = Disk(group(entries=[(3, 1, b"a")])).image.root.durable
+    host.lost[1], host.raft_id = host.image.replace(), 101
+    held = {}
+    for raft_id in (1, 101):
+        disk = watch.oracles.disk_of(raft_id)
+        disk.refresh()
+        held[raft_id] = disk.holds(1, (3, crc32(b"a")))
+    assert held == {1: True, 101: False}
 
 
 def test_a_vote_for_two_in_one_term(oracles):
