@@ -50,7 +50,7 @@ BARS = {
     "hundred_converged_s": ("<=", 30.0),
     "partition_runs": (">=", 96),
     "partition_violations": ("<=", 0),
-    "long_seeds": (">=", 1),
+    "long_seeds": (">=", 10_000),
     "long_violations": ("<=", 0),
 }
 AGAIN = (
