@@ -34,8 +34,9 @@ def decode_command(data: bytes) -> Transaction:
         # A fixed text: the outcome is hashed, and the error's own depends on library and stack.
         raise BadCommand("the bytes are no command") from error
     for op in transaction.ops:
-        if not all(_is_json(value, DEPTH_MAX) for value in _documents(op)):
-            raise BadCommand("the bytes are no command")
+        for document in _documents(op):
+            if not _is_json(document, DEPTH_MAX):
+                raise BadCommand("the bytes are no command")
     return transaction
 
 
@@ -55,5 +56,8 @@ def _is_json(value: Any, depth: int) -> bool:
     if not depth:
         return False
     if kind is dict:
-        return all(type(k) is str and _is_json(v, depth - 1) for k, v in value.items())
-    return kind is list and all(_is_json(v, depth - 1) for v in value)
+        for key, below in value.items():
+            if type(key) is not str or (type(below) is not str and not _is_json(below, depth - 1)):
+                return False
+        return True
+    return kind is list and all(_is_json(below, depth - 1) for below in value)

@@ -10,7 +10,7 @@ API_VERSION = "blixard.dev/v1"
 CLUSTER_SCOPE = ""  # the namespace of kinds that belong to no namespace
 
 
-class Metadata(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class Metadata(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
     """Identity and history of a resource.
 
     ``revision`` is the log index of its last change, ``generation`` counts changes of its spec,
@@ -29,7 +29,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     updated_at_ms: int = 0
 
 
-class Resource(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class Resource(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
     """One object. ``spec`` and ``status`` are JSON values and never changed in place."""
 
     kind: str
@@ -112,7 +112,7 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True, array_like=True, ta
     partial: bool = False
 
 
-class OpResult(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class OpResult(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """What one operation did: the revision it left, or the error code and message."""
 
     revision: int = 0
@@ -120,7 +120,7 @@ class OpResult(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     message: str = ""
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """The answer to a transaction, the same on every node; ``code`` is empty on success."""
 
     revision: int = 0

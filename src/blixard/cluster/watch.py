@@ -19,7 +19,7 @@ QUEUE_MAX = 2_000
 SUBSCRIPTIONS_MAX = 1_000
 
 
-class Change(msgspec.Struct, frozen=True):
+class Change(msgspec.Struct, frozen=True, gc=False):
     """One object's change; ``resource`` is the new one, of a deletion the last one."""
 
     revision: int

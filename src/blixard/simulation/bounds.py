@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from operator import le
 from typing import Any
 
+from blixard.consensus.config import RaftConfig
 from blixard.consensus.node import RaftNode
 from blixard.consensus.snapshots import KEPT
 from blixard.simulation.oracles import Oracles
@@ -19,42 +21,64 @@ _SNAPSHOTS = KEPT + 1  # one more has its name before the oldest goes
 def watch_bounds(raft: RaftNode, host: int, oracles: Oracles) -> None:
     """Tell the oracles how much waits and is kept: at each proposal and each 16th pass."""
     propose, refresh, passes = raft.propose, raft._refresh, 0
+    most = _most(raft._config)
 
     async def proposed(data: bytes, *, timeout_s: float) -> Any:
-        _check_queues(raft, host, oracles)
+        _check_queues(raft, host, oracles, most)
         return await propose(data, timeout_s=timeout_s)
 
     def refreshed() -> None:
         nonlocal passes
         refresh()
         passes += 1
-        if passes % EVERY == 0:
-            _check_queues(raft, host, oracles)
+        if passes == EVERY:
+            passes = 0
+            _check_queues(raft, host, oracles, most)
             _check_disk(raft, host, oracles)
 
     raft.propose = proposed  # type: ignore[method-assign]
     raft._refresh = refreshed  # type: ignore[method-assign]
 
 
-def _check_queues(raft: RaftNode, host: int, oracles: Oracles) -> None:
-    config, bounded = raft._config, oracles.bounded
-    # A new leader does not count what it found in its log: as much again may stand there.
-    uncommitted = (raft.last_index - raft.commit_index) * _ENTRY_BYTES
-    most = 2 * config.max_uncommitted_bytes + _SLACK_BYTES
-    bounded(host, "uncommitted bytes", uncommitted, most)
-    # A change of the members waits beside what clients proposed.
-    waiting = len(raft._proposals.pending)
-    bounded(host, "waiting proposals", waiting, config.max_pending_proposals + 1)
-    bounded(host, "queued proposals", len(raft._proposals.queue), waiting)
-    most = config.max_uncommitted_bytes + config.max_entry_bytes
-    bounded(host, "queued bytes", raft._proposals._queued_bytes, most)
-    reads = raft._reads
-    held = len(reads.waiting) + len(reads.confirmed) + sum(len(r.waiters) for r in reads.rounds)
-    bounded(host, "waiting reads", held, config.max_pending_reads + _OWN_READS)
-    bounded(host, "rounds of reads", len(reads.rounds), config.max_read_rounds)
-    bounded(host, "bytes of inbox", raft._peers._inbox_bytes, config.max_inbox_bytes)
+_QUEUES = (
+    "uncommitted bytes", "waiting proposals", "queued bytes", "waiting reads", "rounds of reads",
+    "bytes of inbox",
+)  # fmt: skip
+
+
+def _most(config: RaftConfig) -> tuple[int, ...]:
+    """Return the bound of each of the queues."""
+    return (
+        # A new leader does not count what it found in its log: as much again may stand there.
+        2 * config.max_uncommitted_bytes + _SLACK_BYTES,
+        # A change of the members waits beside what clients proposed.
+        config.max_pending_proposals + 1,
+        config.max_uncommitted_bytes + config.max_entry_bytes,
+        config.max_pending_reads + _OWN_READS,
+        config.max_read_rounds,
+        config.max_inbox_bytes,
+    )
+
+
+def _check_queues(raft: RaftNode, host: int, oracles: Oracles, most: tuple[int, ...]) -> None:
+    proposals, reads = raft._proposals, raft._reads
+    waiting, held = len(proposals.pending), len(reads.waiting) + len(reads.confirmed)
+    for round_ in reads.rounds:
+        held += len(round_.waiters)
+    sizes = (
+        (raft.last_index - raft.commit_index) * _ENTRY_BYTES,
+        waiting,
+        proposals._queued_bytes,
+        held,
+        len(reads.rounds),
+        raft._peers._inbox_bytes,
+    )
+    if not all(map(le, sizes, most)):
+        for what, size, bound in zip(_QUEUES, sizes, most, strict=True):
+            oracles.bounded(host, what, size, bound)
+    oracles.bounded(host, "queued proposals", len(proposals.queue), waiting)
     # Both kept snapshots are of the past: the log holds what came since the older one.
-    bounded(host, "bytes of log", raft._log.size, _log_bytes(raft, oracles))
+    oracles.bounded(host, "bytes of log", raft._log.size, _log_bytes(raft, oracles))
 
 
 def _log_bytes(raft: RaftNode, oracles: Oracles) -> int:

@@ -13,13 +13,16 @@ class HostClock:
     *offset_ns* at each boot.
     """
 
-    __slots__ = ("_base_ns", "_frozen_ms", "_off_ms", "_rate", "_wall_ms", "drift_ppb", "offset_ns")
+    __slots__ = (
+        "_base_ns", "_frozen_ms", "_off_ms", "_wall_ms", "_world_ns_per_s", "drift_ppb",
+        "offset_ns",
+    )  # fmt: skip
 
     def __init__(self, *, base_ns: int = 0, offset_ns: int = 0, drift_ppb: int = 0) -> None:
         self._base_ns = base_ns
         self.offset_ns = offset_ns
         self.drift_ppb = drift_ppb
-        self._rate = 1 + drift_ppb / BILLION
+        self._world_ns_per_s = BILLION / (1 + drift_ppb / BILLION)
         self._wall_ms = WALL_EPOCH_MS + base_ns // 1_000_000
         self._frozen_ms: int | None = None
         self._off_ms = 0
@@ -57,7 +60,7 @@ class HostClock:
         """Return how long the world must wait until *delay_s* have passed on this host."""
         if delay_s <= 0:
             return 0
-        return max(1, round(delay_s / self._rate * BILLION))
+        return int(delay_s * self._world_ns_per_s + 0.5) or 1
 
     def world_at_ns(self, host_ns: int) -> int:
         """Return the first time of the world at which the host's clock shows *host_ns*."""

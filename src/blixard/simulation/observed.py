@@ -13,6 +13,7 @@ from blixard.simulation.bounds import watch_bounds
 from blixard.simulation.contention import History
 from blixard.simulation.durable import DurableLog
 from blixard.simulation.oracles import Oracles
+from blixard.simulation.process import Process
 from blixard.simulation.transport import SimTransport
 from blixard.simulation.votes import GRANT, votes_in
 from blixard.simulation.world import World
@@ -82,11 +83,14 @@ class Watch:
         self.oracles.voted(host, term, candidate)
         self.note(host, "vote", term, candidate)
 
-    def spoke(self, host: int) -> None:
-        """A host sends frames of consensus."""
-        machine = self._world.host_of(host)
-        failed, daemon = machine.image.sync_failed_in, machine.daemon
-        if failed is not None and daemon is not None and failed is daemon.process:
+    def image_of(self, host: int) -> DiskImage:
+        """Return the disk of the host on which a member runs."""
+        return self._world.host_of(host).image
+
+    def spoke_after(self, failed: Process, host: int) -> None:
+        """A host sends frames of consensus; the sync of a log has failed there."""
+        daemon = self._world.host_of(host).daemon
+        if daemon is not None and failed is daemon.process:
             self.oracles.fail(
                 "failed sync", f"host {host} speaks on after a sync of its log failed"
             )
@@ -170,12 +174,13 @@ _MEMBERS_EVERY = 16
 
 def watch_votes(transport: SimTransport, host: int, watch: Watch) -> None:
     """Tell the oracles of every vote that leaves the host, and of words after a failed sync."""
-    send = transport.send
+    send, image = transport.send, watch.image_of(host)
 
     def observed(uid: str, channel: str, payload: bytes) -> bool:
         if channel != CHANNEL:
             return send(uid, channel, payload)
-        watch.spoke(host)
+        if image.sync_failed_in is not None:
+            watch.spoke_after(image.sync_failed_in, host)
         if GRANT in payload:
             for term, candidate in votes_in(payload):
                 watch.voted(host, term, candidate)

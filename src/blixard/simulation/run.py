@@ -163,7 +163,7 @@ class Simulation:
     def run(self) -> Report:
         """Run all phases and return what came out."""
         began = time.perf_counter()
-        gc.collect()
+        gc.collect()  # the run before, whose objects refer to each other
         gc.disable()
         try:
             self._phases()
@@ -366,6 +366,17 @@ class Simulation:
         )
 
 
+@functools.cache
+def _freeze() -> None:
+    """Look no more at what was imported: collections would mostly walk through that.
+
+    Called while no run exists, for what it freezes is never freed.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def simulate(options: Options, *, factory: Factory | None = None) -> Report:
     """Run one seed."""
+    _freeze()
     return Simulation(options, factory=factory).run()
