@@ -11,6 +11,7 @@ from blixard.simulation.knobs import Knobs, draw_knobs
 from blixard.simulation.planning import Fault, Plan, within_budget
 from blixard.simulation.run import Options, Simulation
 from blixard.simulation.scenarios.stage import Scenario, Stage
+from blixard.simulation.scenarios.table import run_scenario
 from blixard.simulation.streams import Streams
 
 SMALL = RaftConfig(snapshot_entries=50, trailing_entries=0, segment_bytes=16 << 10,
@@ -112,6 +113,11 @@ def scenes(act, *, nodes=3, node=False, clients=5, config=SMALL, ends="healed"):
 
     run.__doc__ = act.__doc__
     return run
+
+
+def operations(seed):
+    """The scenario of random operations on VMs: quiet nodes that are nearly full."""
+    return run_scenario("operations/sequences", seed)
 
 
 def stalled_leader(stage: Stage) -> None:
@@ -329,6 +335,7 @@ BIASES = {
     "clocks": scenes(wall_clocks_go_back),
     "crowd": crowd,
     "leases": leases,
+    "operations": operations,
     "stalled leader": scenes(stalled_leader),
     "full leader": scenes(full_leader, config=RaftConfig(reserve_bytes=4096)),
     "hand-over": scenes(hand_over_to_the_dead),

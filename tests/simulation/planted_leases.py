@@ -3,11 +3,12 @@
 from tests.simulation.mutants import patched
 from tests.simulation.planted_raft import all_of
 
+from blixard.cluster import kinds
 from blixard.cluster.leases import LeaderLeases
 from blixard.node import leader, views
 from blixard.node.authority import NodeAuthority
 from blixard.node.leader import LeaderDuties
-from blixard.vms import loops, replicas, worker
+from blixard.vms import loops, members, worker
 from blixard.vms.guarding import mode_of
 from blixard.vms.worker import Worker
 
@@ -75,13 +76,24 @@ def acts_without_authority():
 
 def kept_instances_are_moved():
     """What should be kept on a lost node is placed again elsewhere, though nobody kills it."""
-    return patched(replicas.Member, "kept_away", False)
+    return all_of(
+        patched(members.Member, "kept_away", False),
+        patched(kinds, "_still_there", lambda *_given: ""),
+    )
 
 
 def guests_are_not_found_again():
-    """A restarted daemon does not look for the guests of before."""
+    """A restarted daemon does not look for the guests of before, and others count on their end."""
 
     async def blind(_reconciler):
         return None
 
-    return patched(loops.Reconciler, "adopt", blind)
+    return all_of(patched(loops.Reconciler, "adopt", blind), frees_what_still_ends())
+
+
+def frees_what_still_ends():
+    """What is deleted or scaled away frees its memory while its guest still shuts down."""
+    return all_of(
+        patched(members.Member, "has_ended", True),
+        patched(kinds, "_still_there", lambda *_given: ""),
+    )

@@ -2,6 +2,7 @@
 
 import pytest
 from tests.simulation.mutants import patched
+from tests.simulation.planted_leases import frees_what_still_ends
 
 from blixard.app.main import ROOT
 from blixard.cluster import kinds
@@ -54,6 +55,12 @@ def test_any_sequence_of_operations_leaves_nothing_behind(seed):
     assert report.faults["vm create"] > 0
 
 
+def test_memory_of_a_guest_that_still_ends_is_nobody_elses():
+    with frees_what_still_ends():
+        report = run_scenario("operations/sequences", 2)
+    assert "capacity at" in " ".join(report.violations)
+
+
 def forget_to_stop():
     """A node takes only new work over: what is no longer assigned runs on."""
     assign = Reconciler.assign
@@ -67,8 +74,8 @@ def forget_to_stop():
 
 
 def test_process_that_outlives_its_instance_is_caught():
-    with forget_to_stop():
-        report = run_scenario("operations/sequences", 2)
+    with forget_to_stop(), frees_what_still_ends():
+        report = run_scenario("operations/sequences", 3)
     assert "no process without an instance" in " ".join(report.violations)
 
 

@@ -58,7 +58,7 @@ def parse_goal(text: str) -> Goal:
 def judge(goal: Goal, kind: Kind, resource: Object | None) -> State:
     """Return the state of *resource* against *goal*."""
     if goal.word == "deleted":
-        return State(resource is None, "gone" if resource is None else "still there")
+        return State(resource is None, "gone" if resource is None else _still_there(resource))
     if resource is None:
         return State(False, "not there yet")
     if goal.word == "exists":
@@ -70,6 +70,12 @@ def judge(goal: Goal, kind: Kind, resource: Object | None) -> State:
         return State(phase == "Stopped", str(phase))
     now = paths.text(paths.get(resource, goal.path))
     return State(now == goal.value, f"{goal.path} is {now or 'not set'}")
+
+
+def _still_there(resource: Object) -> str:
+    status: Object = resource.get("status", {})
+    why = status.get("message") if status.get("deleting") else ""
+    return f"still there{': ' if why else ''}{why}"
 
 
 def _ready(kind: Kind, resource: Object) -> State:

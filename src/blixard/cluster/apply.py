@@ -102,12 +102,13 @@ def _apply_op(draft: Draft, kinds: KindTable, op: Operation, time_ms: int) -> Op
         raise Refused("CONFLICT", f"{_shown(op)} was made again meanwhile")
     if isinstance(op, PatchStatus):
         return _patch(draft, kind, op, old, time_ms)
-    return _delete(draft, kind, old)
+    return _delete(draft, kind, old, time_ms)
 
 
 def _check_expected(op: Operation, old: Resource | None) -> None:
     if op.expect == 0 and old is not None:
-        raise Refused("ALREADY_EXISTS", f"{_shown(op)} exists")
+        ends = " until its deletion is complete" if old.status.get("deleting") else ""
+        raise Refused("ALREADY_EXISTS", f"{_shown(op)} exists{ends}")
     if op.expect > 0:
         revision = old.metadata.revision if old is not None else 0
         if revision != op.expect:
@@ -119,6 +120,8 @@ def _put(draft: Draft, kind: Kind, op: Put, old: Resource | None, time_ms: int) 
     if old is None:
         new = _created(draft, kind, op, time_ms)
     else:
+        if old.status.get("deleting"):
+            raise Refused("CONFLICT", f"{_shown(op)} is being deleted")
         replaced = _replaced(draft, op, old, time_ms)
         if replaced is None:
             return OpResult(revision=old.metadata.revision)
@@ -213,7 +216,17 @@ def _check_phase(kind: Kind, op: PatchStatus, old: Resource) -> None:
         raise Refused("TRANSITION_REFUSED", message)
 
 
-def _delete(draft: Draft, kind: Kind, old: Resource) -> OpResult:
+def _delete(draft: Draft, kind: Kind, old: Resource, time_ms: int) -> OpResult:
+    """Remove it, or mark it: what outlives its deletion is removed by its controller's Delete."""
+    if kind.outlives is not None and kind.outlives(draft, old):
+        if old.status.get("deleting"):
+            return OpResult(revision=old.metadata.revision)
+        metadata = msgspec.structs.replace(
+            old.metadata, revision=draft.revision, updated_at_ms=time_ms
+        )
+        status = {**old.status, "deleting": True}
+        draft.put(msgspec.structs.replace(old, metadata=metadata, status=status))
+        return OpResult(revision=draft.revision)
     _check_rule(draft, kind, old, None)
     draft.remove(old)
     return OpResult(revision=draft.revision)

@@ -46,8 +46,12 @@ class StateView(Protocol):
     def list(self, kind: str) -> Listing:
         """Return the objects of a kind."""
 
+    def owned_by(self, uid: str) -> Listing:
+        """Return what the object of that uid owns."""
+
 
 Rule = Callable[[StateView, Resource | None, Resource | None], str]
+Outlives = Callable[[StateView, Resource], bool]
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +60,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     ``spec`` is the type that the API validates (None: free form), ``validate`` finds what types
     cannot say, ``rule`` is the invariant that apply enforces whoever asks: it gets the state, the
     old and the new object (None: absent) and returns what is broken, or an empty text.
+    ``outlives`` tells whether something of the object still runs: then its deletion only marks it
+    (``status.deleting``), and it is gone with the first Delete after that.
     ``phases`` is the table that the reported ``status.phase`` follows.
     ``internal`` kinds are written by controllers only. It counts from the feature level ``since``
     up to below ``until`` (0: for ever); one of the same name may take over there, with other rules.
@@ -68,6 +74,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     spec: type[msgspec.Struct] | None = None
     validate: Callable[[Any], list[Problem]] | None = None
     rule: Rule | None = None
+    outlives: Outlives | None = None
     phases: Machine[Any, Any] | None = None
     name_pattern: str = NAME_PATTERN
     internal: bool = False

@@ -175,9 +175,9 @@ def token_rule(_state: StateView, old: Resource | None, new: Resource | None) ->
 
 
 def instance_rule(state: StateView, old: Resource | None, new: Resource | None) -> str:
-    """One node, epoch and run at a time; nothing moves while it may run; capacity holds."""
+    """One node, epoch and run at a time; nothing moves or goes while it may run; capacity holds."""
     if new is None:
-        return ""
+        return _still_there(state, old, str(old.spec.get("node", ""))) if old is not None else ""
     before = old.spec if old is not None else {}
     was, now = str(before.get("node", "")), str(new.spec.get("node", ""))
     run_was, run_now = int(before.get("run", 0)), int(new.spec.get("run", 0))
@@ -215,12 +215,13 @@ def _guard_step(old: Resource, new: Resource) -> str:
 
 
 def _still_there(state: StateView, old: Resource, node_uid: str) -> str:
-    """A placed instance leaves a live node only after that node said that it stopped.
+    """A placed instance leaves a node, with its reservation, after that node said that it stopped.
 
-    It was told to: one that ended by itself may be starting again by now.
+    It was told to: one that ended by itself may be starting again by now. A node that is lost says
+    nothing: its fenced instances have ended, the others run on for all that is known.
     """
     node = state.by_uid(node_uid)
-    if node is None or node.status.get("state") == "Lost":
+    if node is None or (node.status.get("state") == "Lost" and old.spec.get("fenced")):
         return ""
     ended = old.spec.get("desired") == "Stopped" and old.status.get("phase") == "Stopped"
     stopped = ended and old.status.get("run") == old.spec.get("run")

@@ -84,7 +84,7 @@ class PatchStatus(msgspec.Struct, frozen=True, kw_only=True, array_like=True, ta
 
 
 class Delete(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="delete"):
-    """Remove the object and all it owns (at once, in the same entry)."""
+    """Remove the object and all it owns at once; mark it while something of it runs (kind.py)."""
 
     kind: str
     namespace: str

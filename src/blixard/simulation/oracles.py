@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from blixard.ports.hypervisor import LaunchPlan
+from blixard.simulation.capacity import Capacity
 from blixard.simulation.contents import Contents
 from blixard.simulation.durable import DurableLog, Entry
 from blixard.simulation.effects import Effects
@@ -56,6 +57,7 @@ class Oracles(Observer):
         self.effects = Effects(self.fail)
         self.contents = Contents(self.fail)
         self.stops = Stops(self.fail, self._now_ns)
+        self.capacity = Capacity(self.fail, self.stops.seen_by)
         self.under_load: Callable[[], bool] = lambda: False
         self.under_fault: Callable[[], bool] = lambda: False
         self.runs = 0
@@ -234,6 +236,7 @@ class Oracles(Observer):
                     f"epoch {running[other].node_epoch})",
                 )
         running[host] = plan
+        self.capacity.started(host, plan)
 
     def stopped(self, host: int, plan: LaunchPlan, *, ailing: bool, by_guard: bool) -> None:
         """Nobody ends an instance that is healthy."""
@@ -244,3 +247,4 @@ class Oracles(Observer):
     def ended(self, host: int, plan: LaunchPlan) -> None:
         """The instance runs there no longer."""
         self._running.get(plan.instance_uid, {}).pop(host, None)
+        self.capacity.ended(host, plan)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from blixard.cluster.machine import ClusterMachine
 from blixard.cluster.resources import Resource
+from blixard.cluster.store import Store
 from blixard.consensus.config import StateMachine
 from blixard.node.node import Node
 from blixard.ports.hypervisor import LaunchPlan
@@ -48,6 +49,12 @@ class Stops:
             self._renewed_ns[host] = self._now_ns()
 
         lease.granted = renewed  # type: ignore[method-assign]
+
+    def seen_by(self, host: int) -> tuple[Store, str] | None:
+        """Return the newest state and the uid of a host's node, None if there is none yet."""
+        if host not in self._nodes or self._newest is None:
+            return None
+        return self._newest.store, self._nodes[host][0].identity.uid
 
     def applied(self, machine: StateMachine) -> None:
         """A machine is the first to apply an entry."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from blixard.base.errors import BlixardError, Problem
 from blixard.base.units import parse_memory_mib
-from blixard.cluster.kind import Kind
+from blixard.cluster.kind import Kind, StateView
 from blixard.cluster.kinds import instance_rule
+from blixard.cluster.resources import Resource
 from blixard.vms.spec import LIFECYCLE, InstanceSpec, VMSpec
 
 MEMORY_MIN_MIB = 64
@@ -27,8 +28,13 @@ def validate_vm(spec: VMSpec) -> list[Problem]:
     return problems
 
 
+def has_instances(state: StateView, vm: Resource) -> bool:
+    """Tell whether a VM is still to end its instances, which hold their reservations until then."""
+    return any(owned.kind == "Instance" for owned in state.owned_by(vm.metadata.uid))
+
+
 KINDS: tuple[Kind, ...] = (
-    Kind(name="VM", plural="vms", spec=VMSpec, validate=validate_vm),
+    Kind(name="VM", plural="vms", spec=VMSpec, validate=validate_vm, outlives=has_instances),
     Kind(
         name="Instance",
         plural="instances",

@@ -6,6 +6,8 @@ Rules (architecture.md, "Leases and fencing"; decisions.md, "minority partition"
 - One that is *kept* stays Unknown; another ordinal replaces it. When the node returns, the one from
   before is the surplus and goes, the replacement stays.
 - One with local data (``persistent``) is Unknown until its node returns; nothing replaces it.
+- What is deleted or scaled away ends first: its Instance, its address and its reservation stay
+  until its node said that it ended (members.py). Then it goes, and with the last one a deleted VM.
 - Nothing that is healthy is touched by a change of leader.
 """
 
@@ -23,41 +25,14 @@ from blixard.network.addresses import AddressPlan
 from blixard.placement.choice import Choice, PlacementRequest, choose
 from blixard.ports.guests import GuestRecipe
 from blixard.vms.guarding import placed, switched
+from blixard.vms.members import Member, decode_member, told_to_end
 from blixard.vms.rooms import Rooms
 from blixard.vms.settled import Settled
 from blixard.vms.spec import InstanceSpec, InstanceStatus, VMSpec, is_fenced
 
 OPS_MAX = 200  # a pass begins nothing more after this many operations; the rest waits
 BYTES_MAX = 256 * 1024  # or after this many bytes: recipes may be large, a command is bounded
-
-
-class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """An instance as the planner sees it: decoded, with the state of its node."""
-
-    resource: Resource
-    spec: InstanceSpec
-    status: InstanceStatus
-    node_lost: bool
-    node_gone: bool
-    stale: bool
-
-    @property
-    def kept_away(self) -> bool:
-        """Unknown on a lost node, to be replaced by another ordinal."""
-        return self.node_lost and not self.spec.fenced and not self.spec.persistent
-
-
-def decode_member(resource: Resource, store: Store) -> Member:
-    """Return the instance with the state of its node."""
-    spec = msgspec.convert(resource.spec, InstanceSpec)
-    status = msgspec.convert(resource.status, InstanceStatus)
-    node = store.by_uid(spec.node) if spec.node else None
-    gone = bool(spec.node) and node is None
-    lost = node is not None and node.status.get("state") == "Lost"
-    stale = node is not None and not lost and node.status.get("epoch", 0) != spec.node_epoch
-    return Member(
-        resource=resource, spec=spec, status=status, node_lost=lost, node_gone=gone, stale=stale
-    )
+NODE_LOST = "its node is lost"
 
 
 class ReplicaPlanner:
@@ -118,6 +93,9 @@ class ReplicaPlanner:
         spec = msgspec.convert(vm.spec, VMSpec)
         members = [decode_member(instance, self.store) for instance in instances]
         members.sort(key=lambda m: m.spec.ordinal)
+        if vm.status.get("deleting"):
+            self._plan_end(vm, spec, members)
+            return
         recipe, problem = self._recipe(vm, spec)
         if recipe is not None:
             members = self._drop_gone(members)
@@ -133,10 +111,32 @@ class ReplicaPlanner:
                 self._create(vm, spec, recipe, ordinal)
             for member in members:
                 if member.kept_away or (member.node_lost and member.spec.persistent):
-                    self._set_status(
-                        member, phase="Unknown", ready=False, reason="its node is lost"
-                    )
+                    self._set_status(member, phase="Unknown", ready=False, reason=NODE_LOST)
         self._vm_status(vm, spec, members, problem)
+
+    def _plan_end(self, vm: Resource, spec: VMSpec, members: list[Member]) -> None:
+        """End the instances of a deleted VM; it goes with the last of them."""
+        for member in members:
+            if self.full:
+                return
+            self._end(member)
+        if all(member.has_ended for member in members):
+            self._delete(vm)
+        else:
+            self._vm_status(vm, spec, members, "")
+
+    def _end(self, member: Member) -> None:
+        """Remove an instance that has ended; tell its node to end another one."""
+        if member.has_ended:
+            self._delete(member.resource)
+            return
+        told = told_to_end(member)
+        if told != member.spec:
+            self._put(member.resource, told)
+        if member.node_lost:
+            self._set_status(member, phase="Unknown", ready=False, reason=NODE_LOST)
+        elif told.run != member.spec.run:
+            self._set_status(member, phase="Stopping", ready=False, reason="")
 
     def _recipe(self, vm: Resource, spec: VMSpec) -> tuple[GuestRecipe | None, str]:
         if spec.recipe is not None:
@@ -151,7 +151,7 @@ class ReplicaPlanner:
         left = []
         for member in members:
             if member.node_gone and not member.spec.fenced:
-                self._delete(member)
+                self._delete(member.resource)
             else:
                 left.append(member)
         return left
@@ -162,7 +162,7 @@ class ReplicaPlanner:
             return alive
         ranked = sorted(alive, key=_removal_rank)
         for member in ranked[:surplus]:
-            self._delete(member)
+            self._end(member)
         removed = {m.resource.metadata.uid for m in ranked[:surplus]}
         return [m for m in alive if m.resource.metadata.uid not in removed]
 
@@ -186,13 +186,13 @@ class ReplicaPlanner:
             self._evacuate(vm, spec, wanted, member, alive)
             return
         if member.stale:
-            node = self.store.by_uid(wanted.node)
-            assert node is not None
-            wanted = msgspec.structs.replace(wanted, node_epoch=node.status["epoch"])
-        if _starts_anew(member.spec, wanted):
-            # What was told of the run before, also late, must not speak for the new start.
+            wanted = msgspec.structs.replace(wanted, node_epoch=member.node_epoch)
+        ends = wanted.desired == "Stopped" and member.spec.desired == "Running"
+        if ends or _starts_anew(member.spec, wanted):
+            # What was told of the run before, also late, must not speak for the new start or end.
             self._put(member.resource, msgspec.structs.replace(wanted, run=wanted.run + 1))
-            self._set_status(member, phase="Pending", ready=False, reason="")
+            phase = "Stopping" if ends else "Pending"
+            self._set_status(member, phase=phase, ready=False, reason="")
         elif wanted != member.spec:
             self._put(member.resource, wanted)
         if disturbs:
@@ -251,15 +251,13 @@ class ReplicaPlanner:
                 ready=member.status.ready,
                 reason="its data exists only on the node that is to be removed",
             )
-        elif _has_stopped(member):
+        elif member.has_stopped:
             if spec.running:
                 self._place(vm, spec, wanted, member)
             else:
                 self._unplace(wanted, member, phase="Stopped", reason="")
         elif member.spec.desired == "Running" and _may_disturb(member, alive, self._disturbed):
-            # A new run: what was told of a restart in place, also late, must not speak for this.
-            told = msgspec.structs.replace(member.spec, desired="Stopped", run=member.spec.run + 1)
-            self._put(member.resource, told)
+            self._put(member.resource, told_to_end(member))
             self._disturb(member, "leaving a node that is to be removed")
 
     def _unplace(self, wanted: InstanceSpec, member: Member, *, phase: str, reason: str) -> None:
@@ -298,9 +296,6 @@ class ReplicaPlanner:
             resource=vm,
             spec=InstanceSpec(vm=vm.metadata.name, ordinal=ordinal, network=spec.network),
             status=InstanceStatus(),
-            node_lost=False,
-            node_gone=False,
-            stale=False,
         )
         wanted = self._template(vm, spec, recipe, blank)
         try:
@@ -349,11 +344,11 @@ class ReplicaPlanner:
             )
         )
 
-    def _delete(self, member: Member) -> None:
-        meta = member.resource.metadata
+    def _delete(self, resource: Resource) -> None:
+        meta = resource.metadata
         self._add(
             Delete(
-                kind="Instance",
+                kind=resource.kind,
                 namespace=meta.namespace,
                 name=meta.name,
                 uid=meta.uid,
@@ -384,18 +379,22 @@ class ReplicaPlanner:
         )
 
     def _vm_status(self, vm: Resource, spec: VMSpec, members: list[Member], problem: str) -> None:
-        new = summarise(spec, members, problem)
+        new = summarise(spec, members, problem, deleting=bool(vm.status.get("deleting")))
         if any(vm.status.get(key) != value for key, value in new.items()):
             self._patch(vm, new)
 
 
-def summarise(spec: VMSpec, members: list[Member], problem: str) -> dict[str, object]:
+def summarise(
+    spec: VMSpec, members: list[Member], problem: str, *, deleting: bool = False
+) -> dict[str, object]:
     """Return the status of a VM: phase, counts and the first reason that matters."""
     ready = sum(1 for m in members if m.status.ready and not m.node_lost)
     reasons = [m.status.reason for m in members if m.status.reason and not m.status.ready]
     phases = {m.status.phase for m in members}
     if problem:
         phase = "Pending"
+    elif deleting:
+        phase = "Stopping"
     elif not spec.running:
         phase = "Stopped" if phases <= {"Stopped"} else "Stopping"
     elif ready >= spec.replicas:
@@ -411,9 +410,10 @@ def summarise(spec: VMSpec, members: list[Member], problem: str) -> dict[str, ob
     }
 
 
-def _removal_rank(member: Member) -> tuple[bool, bool, bool, int]:
-    """Order of removal: from before a loss, not placed, not ready, then the highest ordinal."""
+def _removal_rank(member: Member) -> tuple[bool, bool, bool, bool, int]:
+    """Order of removal: ending, from before a loss, not placed, not ready, the highest ordinal."""
     return (
+        member.spec.desired == "Running",
         not member.stale,
         bool(member.spec.node),
         member.status.ready,
@@ -430,12 +430,6 @@ def _free_ordinals(members: list[Member], count: int) -> list[int]:
             free.append(ordinal)
         ordinal += 1
     return free
-
-
-def _has_stopped(member: Member) -> bool:
-    """Tell whether its node said that this run is over; it is never started again."""
-    spec, status = member.spec, member.status
-    return spec.desired == "Stopped" and status.phase == "Stopped" and status.run == spec.run
 
 
 def _starts_anew(old: InstanceSpec, new: InstanceSpec) -> bool:

@@ -120,6 +120,13 @@ class Cluster:
         run = self.store.get("Instance", "default", name).spec["run"]
         self.patch("Instance", name, "default", run=run, **status)
 
+    def stopped(self) -> None:
+        """The nodes say that what they were told to stop has ended; then nothing is left to do."""
+        for instance in self.store.list("Instance"):
+            if instance.spec["node"] and instance.spec["desired"] == "Stopped":
+                self.report(instance.metadata.name, phase="Stopped", ready=False)
+        self.settle()
+
     def lose(self, name: str) -> None:
         epoch = self.store.get("Node", "", name).status["epoch"]
         self.patch("Node", name, state="Lost", epoch=epoch + 1)

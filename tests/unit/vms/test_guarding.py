@@ -95,7 +95,7 @@ def test_a_stopped_one_that_was_switched_starts_again(cluster):
     cluster.settle()
     cluster.vm(replicas=1, onPartition="fence")
     cluster.settle()
-    assert cluster.instances()["web-1"]["run"] == 2
+    assert cluster.instances()["web-1"]["run"] == 3
     assert guard_of(cluster) == ("fence", 1, True)
 
 
