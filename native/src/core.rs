@@ -89,6 +89,17 @@ pub struct Peer {
     pub learner: bool,
 }
 
+/// What a host follows of the engine's state.
+#[derive(Debug, PartialEq, Clone, Copy)]
+pub struct Outlook {
+    pub role: &'static str,
+    pub term: u64,
+    pub leader: u64,
+    pub commit: u64,
+    pub last_index: u64,
+    pub wants_snapshot: bool,
+}
+
 type Mark = (u64, StateRole);
 
 /// A membership change as applied: the members after it, its subject, and (kind, id) of what it asked for.
@@ -102,6 +113,7 @@ pub struct Core {
     pub refused_messages: u64,
     pub(crate) draws: u64,
     mark: Mark,
+    told: Option<Outlook>,
     reads: ReadTable,
     durable: HardState,
     unsaved: VecDeque<(u64, HardState)>,
@@ -231,6 +243,7 @@ impl Core {
             refused_messages: 0,
             draws: 0,
             mark,
+            told: None,
             durable,
             unsaved: VecDeque::new(),
         };
@@ -297,6 +310,35 @@ impl Core {
             self.raw.raft.lead_transferee = self.raw.raft.lead_transferee.or(transferee);
         }
         self.settle(fired && !was_leader);
+    }
+
+    /// Takes frames from the wire, then ticks of the logical clock.
+    pub fn advance<F: AsRef<[u8]>>(&mut self, frames: &[F], ticks: u64) {
+        for frame in frames {
+            self.step_frame(frame.as_ref());
+        }
+        for _ in 0..ticks {
+            self.tick();
+        }
+    }
+
+    /// What the host does not know yet: `None` if nothing changed since the last call. A snapshot
+    /// that is wanted is told each time.
+    pub fn news(&mut self) -> Option<Outlook> {
+        let raft = &self.raw.raft;
+        let outlook = Outlook {
+            role: self.role(),
+            term: raft.term,
+            leader: raft.leader_id,
+            commit: raft.raft_log.committed,
+            last_index: raft.raft_log.last_index(),
+            wants_snapshot: self.wants_snapshot(),
+        };
+        if self.told == Some(outlook) && !outlook.wants_snapshot {
+            return None;
+        }
+        self.told = Some(outlook);
+        Some(outlook)
     }
 
     /// Starts an election at once.

@@ -27,6 +27,7 @@ create_exception!(
 );
 
 type PeerRow = (u64, u64, u64, &'static str, bool, bool);
+type OutlookRow = (&'static str, u64, u64, u64, u64, bool);
 type Conf = (Vec<u64>, Vec<u64>, Vec<u64>, Vec<u64>, bool);
 
 fn to_conf_state(conf: Conf) -> ConfState {
@@ -190,17 +191,37 @@ impl RawRaft {
         }
     }
 
-    fn tick(&mut self) -> PyResult<()> {
-        self.guard(Core::tick)
-    }
-
     fn campaign(&mut self) -> PyResult<()> {
         self.guard(Core::campaign)
     }
 
-    /// Takes frames; returns how many messages were refused.
-    fn step_many(&mut self, frames: Vec<PyBackedBytes>) -> PyResult<u64> {
-        self.guard(|core| frames.iter().map(|frame| core.step_frame(frame)).sum())
+    /// Takes frames, then ticks; returns (what changed of the state or None, what is to be done or
+    /// None). Changed: (role, term, leader id, commit, last index, wants snapshot). What is to be
+    /// done, see `ready`, stays where it is unless `take`.
+    fn turn<'py>(
+        &mut self,
+        py: Python<'py>,
+        frames: Vec<PyBackedBytes>,
+        ticks: u64,
+        take: bool,
+    ) -> PyResult<(Option<OutlookRow>, Option<Bound<'py, PyTuple>>)> {
+        let (news, out) = self.guard(|core| {
+            core.advance(&frames, ticks);
+            let news = core.news();
+            (news, if take { core.ready() } else { None })
+        })?;
+        let news = news.map(|o| {
+            (
+                o.role,
+                o.term,
+                o.leader,
+                o.commit,
+                o.last_index,
+                o.wants_snapshot,
+            )
+        });
+        let out = out.map(|out| to_tuple(py, &out)).transpose()?;
+        Ok((news, out))
     }
 
     fn step_snapshot(&mut self, message: &[u8]) -> PyResult<()> {

@@ -171,18 +171,18 @@ def all_may_speak():
 def ticks_of_the_wall_clock():
     """Ticks are counted on the wall clock."""
 
-    async def run(self):
+    def fire(self):
         tick_ms = self._config.tick_s * 1000
-        last = self._env.wall_time_ms()
-        while True:
-            await asyncio.sleep(self._config.tick_s)
-            passed = int((self._env.wall_time_ms() - last) // tick_ms)
-            if passed > 0:
-                last += int(passed * tick_ms)
-                most = self._config.max_ticks_after_gap
-                self._on_ticks(min(passed, most), slept=False)
+        now_ms = self._env.wall_time_ms()
+        last_ms = self.__dict__.setdefault("wall_ms", now_ms - tick_ms)
+        passed = int((now_ms - last_ms) // tick_ms)
+        self._last = self._loop.time()
+        self._wait()
+        if passed > 0:
+            self.wall_ms = last_ms + int(passed * tick_ms)
+            self._on_ticks(min(passed, self._config.max_ticks_after_gap), slept=False)
 
-    return patched(Ticker, "run", run)
+    return patched(Ticker, "_fire", fire)
 
 
 def leads_with_a_stalled_disk():

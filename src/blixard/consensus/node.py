@@ -53,6 +53,7 @@ __all__ = [
 _READIES_PER_PASS = 64
 
 Entries = list[tuple[int, int, bool, int, bytes]]
+Outlook = tuple[str, int, int, int, int, bool]
 Ready = tuple[
     int,
     bytes,
@@ -84,6 +85,7 @@ class RaftNode:
         self._config = config
         self._machine = machine
         self._directory = directory
+        self._unsettled = True  # whether it may serve is to be judged anew
         self._due = False  # a pass stands in the loop's queue
         self._tasks: list[asyncio.Task[None]] = []
         self._role_callbacks: list[Callable[[], None]] = []
@@ -98,8 +100,9 @@ class RaftNode:
             max_rounds=config.max_read_rounds,
             retry_s=config.election_s / 2,
         )
-        self._waking = Waking(self._reads, config.election_s, self.wake)
+        self._waking = Waking(self._reads, config.election_s, self._confirmed)
         self._room = Room(env, directory, config)
+        self._ticker = Ticker(env, config, self._on_ticks)
         self._membership = Membership(([], [], [], [], False))
         self._states = RecentStates()
         self._ticks_due = 0
@@ -154,10 +157,9 @@ class RaftNode:
         transport.on_request(SNAPSHOT_METHOD, self._on_chunk)
         transport.on_request(COMPARE_METHOD, self._comparison.answer)
         self._running, self._loop = True, asyncio.get_running_loop()
-        ticker = Ticker(self._env, self._config, self._on_ticks)
+        self._ticker.start()
         for name, task in (
             ("raft-save", self._saver.run()),
-            ("raft-tick", ticker.run()),
             ("raft-compare", self._comparison.run()),
         ):
             self._tasks.append(self._env.spawn(task, name=name))
@@ -225,7 +227,7 @@ class RaftNode:
             records_cut=found.cut_bytes,
             log_bytes=self._log.size,
         )
-        self._refresh()
+        self._look()
 
     def _membership_now(self) -> Membership:
         return self._membership
@@ -235,6 +237,7 @@ class RaftNode:
         if not self._running:
             return
         self._running = False
+        self._ticker.stop()
         if self._compactor.task is not None:
             self._tasks.append(self._compactor.task)
         for task in self._tasks:
@@ -416,7 +419,7 @@ class RaftNode:
         error = BlixardError("QUARANTINED", "the state here differs from that of a majority")
         self._core.never_lead()
         self._reads.fail(error, leader_only=False)
-        self._refresh()
+        self._look()
         self.wake()
 
     async def prefer_another_leader(self) -> None:
@@ -449,8 +452,10 @@ class RaftNode:
 
     def _woken(self) -> None:
         self._due = False
-        if not self._running:
-            return
+        if self._running:
+            self._pass_safely()
+
+    def _pass_safely(self) -> None:
         try:
             self._pass()
         except Exception:
@@ -458,29 +463,28 @@ class RaftNode:
 
     def _pass(self) -> None:
         """One round: everything in, everything out."""
-        core = self._core
+        turn, proposals, reads = self._core.turn, self._proposals, self._reads
+        ticks, self._ticks_due = self._ticks_due, 0
+        waiting = bool(proposals.queue or reads.waiting or reads.rounds)
         try:
-            frames = self._peers.take()
-            if frames:
-                core.step_many(frames)
-            while self._ticks_due:
-                self._ticks_due -= 1
-                core.tick()
-            self._refresh()
-            if self._proposals.queue or self._reads.waiting or self._reads.rounds:
+            news, ready = turn(self._peers.take(), ticks, not waiting)
+            if news is not None or self._unsettled:
+                self._refresh(news)
+            if waiting:
                 self._put_in()
-            ready = core.ready()
-            if ready is None:
-                return  # nothing has changed since it was looked at
-            for _ in range(_READIES_PER_PASS):
+                news, ready = turn([], 0, True)
+                if news is not None or self._unsettled:
+                    self._refresh(news)
+            left = _READIES_PER_PASS
+            while ready is not None:
                 self._handle(ready)
-                ready = core.ready()
-                if ready is None:
+                left -= 1
+                if not left:
+                    self.wake()
                     break
-            else:
-                self._handle(ready)
-                self.wake()
-            self._refresh()
+                news, ready = turn([], 0, True)
+                if news is not None or self._unsettled:
+                    self._refresh(news)
         except RaftPanicError as error:
             self._env.fatal(f"the Raft engine broke an invariant: {error}")
 
@@ -500,7 +504,8 @@ class RaftNode:
             self._saver.add(Save(number, group, last_index, install, after))
         else:
             self._core.persisted(number)
-            self._send(after)
+            if after:
+                self._send(after)
         if committed:
             self._apply(committed)
         if reads:
@@ -523,21 +528,28 @@ class RaftNode:
             if install is not None:
                 self._core.applied(install[0])
             for save in saves:
-                self._send(save.frames)
+                if save.frames:
+                    self._send(save.frames)
         except RaftPanicError as error:
             self._env.fatal(f"the Raft engine broke an invariant: {error}")
         except (BlixardError, OSError) as error:
             self._env.fatal(f"an installed snapshot cannot be read: {error}")
         self._pass()
 
-    def _refresh(self) -> None:
-        """Look at the engine's state; tell whoever wants to know of a change."""
-        state = self._core.state()
-        role, term, leader, self.commit_index, self._last_index = state[:5]
-        if state[8]:
-            self._consider_snapshot(asked=True)
-        leads = role == "leader" and self._applied_term == term and not self._waking.suspended
+    def _look(self) -> None:
+        """Look at the engine outside a pass."""
+        self._refresh(self._core.turn([], 0, False)[0])
+
+    def _refresh(self, news: Outlook | None) -> None:
+        """Take in what changed of the engine's state; tell whoever wants to know of it."""
+        self._unsettled = False
         before = (self.role, self.term, self._leader_id, self.is_leader)
+        role, term, leader, _ = before
+        if news is not None:
+            role, term, leader, self.commit_index, self._last_index, wants_snapshot = news
+            if wants_snapshot:
+                self._consider_snapshot(asked=True)
+        leads = role == "leader" and self._applied_term == term and not self._waking.suspended
         if (role, term, leader, leads) == before:
             return
         self.role, self.term, self._leader_id, self.is_leader = role, term, leader, leads
@@ -552,6 +564,7 @@ class RaftNode:
     def _apply(self, committed: Entries) -> None:
         apply, done = self._machine.apply, self._proposals.done
         record, state_hash = self._states.add, self._machine.state_hash
+        applied_term = self._applied_term
         for index, term, change, token, data in committed:
             result: Any = None
             if change:
@@ -562,6 +575,7 @@ class RaftNode:
             if token:
                 done(token, result)
         self._applied_term, self.applied_index = committed[-1][1], committed[-1][0]
+        self._unsettled |= self._applied_term != applied_term
         self._core.applied(self.applied_index)
         self._after_apply()
 
@@ -594,26 +608,31 @@ class RaftNode:
     # time
 
     def _on_ticks(self, count: int, *, slept: bool) -> None:
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         self._room.tick()
         self._proposals.tick(now)
         self._reads.tick(now)
         if slept:
             self._env.log("warning", "raft_slept")
             self._waking.slept()
-            self._refresh()
+            self._look()
         self._waking.tick(now)
         if self._saver.pending_s(now) > self._config.election_s:
             self._give_up_leadership()
         else:
             self._ticks_due = count
-        self.wake()
+        self._pass_safely()
 
     def _give_up_leadership(self) -> None:
         """A disk that does not answer must not lead; nor does it stand for election."""
         if self.role == "leader":
             self._env.log("error", "raft_disk_stalled", seconds=self._config.election_s)
             self._core.step_down()
+
+    def _confirmed(self) -> None:
+        """A quorum answered after a long sleep."""
+        self._unsettled = True
+        self.wake()
 
     # snapshots
 
@@ -624,6 +643,7 @@ class RaftNode:
         self._membership = Membership(meta.conf, meta.members, meta.removed)
         self._peers.learn(self._membership)
         self.applied_index, self._applied_term = meta.index, meta.term
+        self._unsettled = True
         self._states.restart(meta.index, self._machine.state_hash())
         self._compactor.index = meta.index
         self._reads.resolve(meta.index)

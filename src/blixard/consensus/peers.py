@@ -60,9 +60,9 @@ class Peers:
     def send(self, frames: Frames) -> list[int]:
         """Send; returns the members that could not be reached, each once."""
         lost: list[int] = []
-        send, greeting = self._env.transport.send, self._greeting
+        send, greeting, uids = self._env.transport.send, self._greeting, self._uids
         for raft_id, frame in frames:
-            uid = self.uid_of(raft_id)
+            uid = uids.get(raft_id) or self._strangers.get(raft_id, "")
             if (not uid or not send(uid, CHANNEL, greeting + frame)) and raft_id not in lost:
                 lost.append(raft_id)
         return lost
@@ -74,10 +74,11 @@ class Peers:
             head = self._check(uid, payload)
             if head is None:
                 return
-        if self._inbox_bytes + len(payload) > self._config.max_inbox_bytes:
+        size = self._inbox_bytes + len(payload)
+        if size > self._config.max_inbox_bytes:
             return
         self._inbox.append(payload[len(head) :])
-        self._inbox_bytes += len(payload)
+        self._inbox_bytes = size
         self._wake()
 
     def _check(self, uid: str, payload: bytes) -> bytes | None:

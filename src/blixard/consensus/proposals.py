@@ -94,6 +94,8 @@ class Proposals:
 
     def tick(self, now: float) -> None:
         """Answer those whose time is over."""
+        if not self.pending:
+            return
         for token in [t for t, p in self.pending.items() if now >= p.deadline or p.future.done()]:
             if self.pending[token].appended:
                 self.fail(token, _unknown("no quorum confirmed it before the deadline"))

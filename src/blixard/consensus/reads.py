@@ -118,6 +118,8 @@ class Reads:
 
     def tick(self, now: float) -> None:
         """Give up on callers whose time is over, and on rounds that nobody waits for."""
+        if not (self.waiting or self.rounds or self.confirmed):
+            return
         self.waiting = [w for w in self.waiting if self._keep(w, now)]
         for open_round in list(self.rounds):
             open_round.waiters = [w for w in open_round.waiters if self._keep(w, now)]

@@ -6,11 +6,11 @@ from operator import le
 from typing import Any
 
 from blixard.consensus.config import RaftConfig
-from blixard.consensus.node import RaftNode
+from blixard.consensus.node import Outlook, RaftNode
 from blixard.consensus.snapshots import KEPT
 from blixard.simulation.oracles import Oracles
 
-EVERY = 16  # passes of the node
+EVERY = 8  # changes of what a node's engine tells
 _ENTRY_BYTES = 32  # less than a command of a client counts against the bound
 _SLACK_BYTES = 512
 _SLACK_ENTRIES = 200  # what may be written while a snapshot is
@@ -19,7 +19,7 @@ _SNAPSHOTS = KEPT + 1  # one more has its name before the oldest goes
 
 
 def watch_bounds(raft: RaftNode, host: int, oracles: Oracles) -> None:
-    """Tell the oracles how much waits and is kept: at each proposal and each 16th pass."""
+    """Tell the oracles how much waits and is kept: at each proposal and each 8th change."""
     propose, refresh, passes = raft.propose, raft._refresh, 0
     most = _most(raft._config)
 
@@ -27,9 +27,9 @@ def watch_bounds(raft: RaftNode, host: int, oracles: Oracles) -> None:
         _check_queues(raft, host, oracles, most)
         return await propose(data, timeout_s=timeout_s)
 
-    def refreshed() -> None:
+    def refreshed(news: Outlook | None) -> None:
         nonlocal passes
-        refresh()
+        refresh(news)
         passes += 1
         if passes == EVERY:
             passes = 0

@@ -28,7 +28,7 @@ def test_panic_poisons_the_engine_for_good() -> None:
     engine = make()
     with pytest.raises(RaftPanicError, match="out of range"):
         engine.applied(10**6)
-    for call in (engine.tick, engine.ready, engine.state, engine.peers):
+    for call in (engine.campaign, engine.ready, engine.state, engine.peers):
         with pytest.raises(RaftPanicError, match="out of range"):
             call()
 
@@ -57,7 +57,7 @@ def test_same_seed_draws_the_same_time_outs() -> None:
         engine = make(seed=seed, conf=([1, 2, 3], [], [], [], False))
         campaigns = []
         for tick in range(300):
-            engine.tick()
+            engine.turn([], 1, False)
             while (ready := engine.ready()) is not None:
                 engine.persisted(ready[0])
                 campaigns.append(tick)
@@ -68,4 +68,21 @@ def test_same_seed_draws_the_same_time_outs() -> None:
 
 
 def test_unreadable_frame_is_refused() -> None:
-    assert make().step_many([b"\xff\xff\xff\xffxx", b"zz"]) == 2
+    engine = make()
+    engine.turn([b"\xff\xff\xff\xffxx", b"zz"], 0, False)
+    assert engine.state()[7] == 2
+
+
+def test_a_turn_tells_only_what_changed() -> None:
+    engine = make()
+    first, nothing = engine.turn([], 0, True)
+    assert first == ("follower", 1, 0, 1, 1, False)
+    assert nothing is None
+    assert engine.turn([], 0, True) == (None, None)
+    engine.campaign()
+    news, ready = engine.turn([], 0, False)
+    assert news is not None
+    assert (news[0], news[4], ready) == ("leader", 2, None)
+    again, taken = engine.turn([], 0, True)
+    assert again is None
+    assert taken is not None

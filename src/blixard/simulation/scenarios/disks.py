@@ -48,9 +48,12 @@ def lost_unsynced_everywhere(stage: Stage) -> None:
 
 
 def _old_segment(host: Host) -> FileNode | None:
-    """Return a segment of the log after which there is another one."""
+    """Return a segment of the log after which there is another one that a crash leaves."""
     segments = [node for path, node in host.image.files() if path.endswith(LOG)]
-    return segments[0] if len(segments) > 1 and len(segments[0].durable) > 512 else None
+    if len(segments) < 2 or len(segments[0].durable) <= 512:
+        return None
+    # More than its head is durable: its name was made so before that was written.
+    return segments[0] if len(segments[1].durable) > 128 else None
 
 
 def _damaged(stage: Stage, what: str, damage: Callable[[FileNode], None]) -> None:
