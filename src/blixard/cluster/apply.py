@@ -162,13 +162,14 @@ def _created(draft: Draft, kind: Kind, op: Put, time_ms: int) -> Resource:
 
 def _replaced(draft: Draft, op: Put, old: Resource, time_ms: int) -> Resource | None:
     """Return the new object, or None if nothing differs."""
-    if old.spec == op.spec and old.metadata.labels == op.labels:
+    same = old.spec == op.spec
+    if same and old.metadata.labels == op.labels:
         return None
     metadata = msgspec.structs.replace(
         old.metadata,
         labels=op.labels,
         revision=draft.revision,
-        generation=old.metadata.generation + (old.spec != op.spec),
+        generation=old.metadata.generation + (not same),
         updated_at_ms=time_ms,
     )
     return Resource(kind=old.kind, metadata=metadata, spec=op.spec, status=old.status)

@@ -104,8 +104,10 @@ class KindTable:
 
     def at(self, name: str, level: int) -> Kind | None:
         """Return the kind of exactly that name as it is at a feature level."""
-        versions = self._versions.get(name, ())
-        return next((kind for kind in versions if kind.counts_at(level)), None)
+        for kind in self._versions.get(name, ()):
+            if kind.counts_at(level):
+                return kind
+        return None
 
     def find(self, alias: str) -> Kind | None:
         """Return the kind of that name, plural or short name."""

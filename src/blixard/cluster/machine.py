@@ -85,13 +85,11 @@ class ClusterMachine:
         """Apply one entry; whatever the bytes are, every node answers the same."""
         outcome, changes = self._outcome(index, term, data)
         encode = self._encoder.encode
-        digest = hashlib.blake2b(self._hash, digest_size=16)
-        digest.update(data)
-        digest.update(encode(outcome))
+        parts = [self._hash, data, encode(outcome)]
         for old, new in changes:
             # What was stored, not only what was answered: a wrong object shows at once.
-            digest.update(encode(new) if new is not None else b"-" + encode(old))
-        self._hash = digest.digest()
+            parts.append(encode(new) if new is not None else b"-" + encode(old))
+        self._hash = hashlib.blake2b(b"".join(parts), digest_size=16).digest()
         return outcome
 
     def _outcome(
@@ -101,12 +99,12 @@ class ClusterMachine:
             transaction = decode_command(data)
         except BadCommand as error:
             return self._refusal("BAD_REQUEST", str(error)), []
-        refused = self._check_request(transaction)
-        if refused is not None:
-            return refused, []
         known = self._requests.outcomes.get(transaction.request_id)
         if known is not None:
             return known, []
+        refused = self._check_request(transaction)
+        if refused is not None:
+            return refused, []
         store, outcome, changes = apply_transaction(
             self.store, self.kinds, transaction, index=index, term=term
         )
@@ -117,11 +115,10 @@ class ClusterMachine:
         return outcome, changes
 
     def _check_request(self, transaction: Transaction) -> Outcome | None:
+        """Return why a request that is not known may not be applied."""
         request_id = transaction.request_id
         if not is_ulid(request_id):
             return self._refusal("REQUEST_ID_INVALID", "the request id is no ULID")
-        if request_id in self._requests.outcomes:
-            return None
         made_ms = ulid_time_ms(request_id)
         if made_ms <= self._requests.horizon_ms:
             return self._refusal(
@@ -184,10 +181,12 @@ class ClusterMachine:
         """Replace the state by a snapshot's. Raises msgspec.DecodeError on damaged bytes."""
         snapshot = msgspec.msgpack.decode(data, type=_Snapshot)
         self.store = Store(rebuild(snapshot.resources, snapshot.tombstones), snapshot.revision)
-        requests = Requests(horizon_ms=snapshot.horizon_ms)
-        for request_id, outcome in snapshot.requests:
-            requests = requests.remember(request_id, outcome)
-        self._requests = requests
+        self._requests = Requests(
+            outcomes=immutables.Map(snapshot.requests),
+            order=immutables.Map(enumerate(i for i, _ in snapshot.requests)),
+            next=len(snapshot.requests),
+            horizon_ms=snapshot.horizon_ms,
+        )
         self._hash = snapshot.state_hash
         self.changes.reset(snapshot.revision)
 

@@ -31,9 +31,10 @@ class Maps:
 
     def copy(self) -> Maps:
         """Return a holder of the same maps."""
-        other = Maps()
-        for name in self.__slots__:
-            setattr(other, name, getattr(self, name))
+        other = Maps.__new__(Maps)
+        other.kinds, other.uids, other.owned = self.kinds, self.uids, self.owned
+        other.reserved, other.raft_ids = self.reserved, self.raft_ids
+        other.revisions = self.revisions
         return other
 
 

@@ -27,7 +27,6 @@ class SimEnvironment:
         generator: random.Random,
         disk: SimDisk,
         transport: SimTransport,
-        now_ns: Callable[[], int],
         log: Log,
         on_fatal: Crash,
         on_bug: Crash,
@@ -36,7 +35,6 @@ class SimEnvironment:
         self._random = generator
         self._disk = disk
         self._transport = transport
-        self._now_ns = now_ns
         self._log = log
         self._on_fatal = on_fatal
         self._on_bug = on_bug
@@ -58,11 +56,13 @@ class SimEnvironment:
 
     def wall_time_ms(self) -> int:
         """Return the host's Unix milliseconds."""
-        return self.process.clock.wall_ms(self._now_ns())
+        process = self.process
+        return process.clock.wall_ms(process.loop.now_ns)
 
     def boottime_ns(self) -> int:
         """Return the host's CLOCK_BOOTTIME."""
-        return self.process.clock.boottime_ns(self._now_ns())
+        process = self.process
+        return process.clock.boottime_ns(process.loop.now_ns)
 
     def new_id(self) -> str:
         """Return a fresh ULID."""

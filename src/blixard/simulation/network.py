@@ -167,7 +167,7 @@ class Network:
         when_ns = self._arrival((source, uid), 0.0)
         if self.on_sent is not None:
             self._tell(when_ns, (source, uid), getattr(callback, "__name__", "call"))
-        process.call_at_ns(when_ns, callback, *args)
+        self._loop.schedule(when_ns, callback, args, process.context, process)
         return True
 
     def _tell(self, when_ns: int, key: tuple[str, str], what: str) -> None:

@@ -29,7 +29,6 @@ class SimTransport:
         network: Network,
         *,
         trace: Trace,
-        now_ns: Callable[[], int],
         on_crash: Callable[[str, BaseException], None],
     ) -> None:
         self.uid = uid
@@ -37,7 +36,6 @@ class SimTransport:
         self.process = process
         self._network = network
         self._trace = trace
-        self._now_ns = now_ns
         self._peers: dict[str, str] = {}
         self._messages: dict[str, MessageHandler] = {}
         self._requests: dict[str, RequestHandler] = {}
@@ -97,7 +95,7 @@ class SimTransport:
             raise BlixardError(
                 "UNREACHABLE", f"node {uid} refuses connections", details={"sent": False}
             )
-        loop = asyncio.get_running_loop()
+        loop = self.process.loop
         answer: asyncio.Future[bytes] = loop.create_future()
         self._network.call(
             self.uid, uid, target.process, target.serve, self, answer, method, payload, timeout_s
@@ -119,9 +117,10 @@ class SimTransport:
         timeout_s: float,
     ) -> None:
         """Start the handler of a request: runs in the receiving process."""
-        self._trace.add(self._now_ns(), self.process.host, method, caller.uid, zlib.crc32(payload))
+        process = self.process
+        self._trace.add(process.loop.now_ns, process.host, method, caller.uid, zlib.crc32(payload))
         work = self._handle(caller, answer, method, payload, timeout_s)
-        self.process.spawn(work, name=method)
+        process.spawn(work, name=method)
 
     async def _handle(
         self,
@@ -134,11 +133,14 @@ class SimTransport:
         handler = self._requests.get(method)
         body: ErrorBody | None = None
         result = b""
+        task = asyncio.current_task()
+        assert task is not None
+        # asyncio.timeout costs more, and nobody waits for an error of the deadline.
+        expiry = self.process.loop.call_later(timeout_s, task.cancel)
         try:
             if handler is None:
                 raise BlixardError("UNREACHABLE", f"{method} is not served by {self.uid}")
-            async with asyncio.timeout(timeout_s):
-                result = await handler(caller.uid, payload)
+            result = await handler(caller.uid, payload)
         except BlixardError as error:
             body = to_body(error, node=self.uid)
         except TimeoutError:
@@ -146,6 +148,8 @@ class SimTransport:
         except Exception as error:
             self._on_crash(method, error)
             return
+        finally:
+            expiry.cancel()
         self._network.call(self.uid, caller.uid, caller.process, _take_answer, answer, result, body)
 
     # streams

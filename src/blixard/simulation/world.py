@@ -208,7 +208,7 @@ class World:
     ) -> SimEnvironment:
         """Return the outside of a process; its transport is not attached yet."""
         transport = SimTransport(
-            uid, process, self.network, trace=self.trace, now_ns=self.now_ns,
+            uid, process, self.network, trace=self.trace,
             on_crash=lambda name, error: self._bug(process, describe(name, error)),
         )  # fmt: skip
         return SimEnvironment(
@@ -216,7 +216,6 @@ class World:
             generator=generator,
             disk=disk,
             transport=transport,
-            now_ns=self.now_ns,
             log=self._log,
             on_fatal=self._fatal,
             on_bug=self._bug,
