@@ -6,7 +6,8 @@ from operator import le
 from typing import Any
 
 from blixard.consensus.config import RaftConfig
-from blixard.consensus.node import Outlook, RaftNode
+from blixard.consensus.node import RaftNode
+from blixard.consensus.outputs import Outlook
 from blixard.consensus.snapshots import KEPT
 from blixard.simulation.oracles import Oracles
 
