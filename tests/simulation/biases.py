@@ -115,9 +115,9 @@ def scenes(act, *, nodes=3, node=False, clients=5, config=SMALL, ends="healed"):
     return run
 
 
-def operations(seed):
-    """The scenario of random operations on VMs: quiet nodes that are nearly full."""
-    return run_scenario("operations/sequences", seed)
+def full_nodes(seed):
+    """The scenario of full nodes on which VMs end and others begin."""
+    return run_scenario("operations/exchanged", seed)
 
 
 def stalled_leader(stage: Stage) -> None:
@@ -335,7 +335,7 @@ BIASES = {
     "clocks": scenes(wall_clocks_go_back),
     "crowd": crowd,
     "leases": leases,
-    "operations": operations,
+    "full nodes": full_nodes,
     "stalled leader": scenes(stalled_leader),
     "full leader": scenes(full_leader, config=RaftConfig(reserve_bytes=4096)),
     "hand-over": scenes(hand_over_to_the_dead),

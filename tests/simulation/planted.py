@@ -101,7 +101,7 @@ MUTANTS = (
     _of(leases.runs_before_it_is_armed, "L12", "late start"),
     _of(leases.acts_without_authority, "L13", "leases"),
     _of(leases.kept_instances_are_moved, "L16", "leases", quick=True),
-    _of(leases.frees_what_still_ends, "L23", "operations", quick=True),
+    _of(leases.frees_what_still_ends, "L23", "full nodes", quick=True),
     _explored(explored.LeaseFromReceipt, "L2", "The lease runs from the receipt of the answer."),
     _explored(explored.LeaseNotWaitedOut, "L5", "The leader does not wait for the kill."),
     _explored(explored.NewLeaderWaitsNot, "L6", "A new leader does not wait."),

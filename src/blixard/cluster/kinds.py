@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -188,7 +188,7 @@ def instance_rule(state: StateView, old: Resource | None, new: Resource | None) 
     begins = before.get("desired") == "Stopped" and new.spec.get("desired") == "Running"
     if now and begins and run_now <= run_was:
         return "a start after a stop needs a higher run number"
-    if was and now != was and old is not None:
+    if was and old is not None and (now != was or _size(before) != _size(new.spec)):
         broken = _still_there(state, old, was)
         if broken:
             return broken
@@ -196,6 +196,10 @@ def instance_rule(state: StateView, old: Resource | None, new: Resource | None) 
     if broken:
         return broken
     return _capacity(state, old, new, now) if now else ""
+
+
+def _size(spec: dict[str, Any]) -> tuple[object, object]:
+    return spec.get("vcpus"), spec.get("memoryMib")
 
 
 def _guard_step(old: Resource, new: Resource) -> str:
@@ -215,7 +219,7 @@ def _guard_step(old: Resource, new: Resource) -> str:
 
 
 def _still_there(state: StateView, old: Resource, node_uid: str) -> str:
-    """A placed instance leaves a node, with its reservation, after that node said that it stopped.
+    """A placed instance leaves a node, or takes another size, once that node said that it stopped.
 
     It was told to: one that ended by itself may be starting again by now. A node that is lost says
     nothing: its fenced instances have ended, the others run on for all that is known.

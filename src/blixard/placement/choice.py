@@ -59,6 +59,11 @@ def refusal(request: PlacementRequest, room: NodeRoom) -> str:
             return f"label {key} is {room.labels.get(key, 'absent')}, not {value}"
     if request.anti_affinity_group and request.anti_affinity_group in room.groups:
         return f"holds a member of anti-affinity group {request.anti_affinity_group}"
+    return shortage(request, room)
+
+
+def shortage(request: PlacementRequest, room: NodeRoom) -> str:
+    """Return what the node has too little of; empty if it has enough."""
     if room.free_slots < 1:
         return "its limit of VMs is reached"
     if room.free_memory_mib < request.memory_mib:

@@ -161,8 +161,6 @@ def _live(
         return Step(kind="kill", why="its start was interrupted")
     if spec.desired == "Stopped":
         return Step(kind="stop", why="asked to stop")
-    if (process.plan.memory_mib, process.plan.vcpus) != (spec.memory_mib, spec.vcpus):
-        return Step(kind="stop", why="its size changed")
     if history.built_for and history.built_for != recipe_key:
         return Step(kind="stop", why="its image changed")
     if history.restart_generation not in (-1, spec.restart_generation):

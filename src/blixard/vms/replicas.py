@@ -22,7 +22,7 @@ from blixard.base.units import parse_memory_mib
 from blixard.cluster.resources import Delete, Operation, PatchStatus, Put, Resource
 from blixard.cluster.store import Store
 from blixard.network.addresses import AddressPlan
-from blixard.placement.choice import Choice, PlacementRequest, choose
+from blixard.placement.choice import Choice, PlacementRequest, choose, shortage
 from blixard.ports.guests import GuestRecipe
 from blixard.vms.guarding import placed, switched
 from blixard.vms.members import Member, decode_member, told_to_end
@@ -33,6 +33,7 @@ from blixard.vms.spec import InstanceSpec, InstanceStatus, VMSpec, is_fenced
 OPS_MAX = 200  # a pass begins nothing more after this many operations; the rest waits
 BYTES_MAX = 256 * 1024  # or after this many bytes: recipes may be large, a command is bounded
 NODE_LOST = "its node is lost"
+RESTARTING = "restarting with a changed specification"
 
 
 class ReplicaPlanner:
@@ -185,6 +186,9 @@ class ReplicaPlanner:
         if self._leaving(wanted.node):
             self._evacuate(vm, spec, wanted, member, alive)
             return
+        if _size(member.spec) != _size(wanted):
+            self._resize(vm, spec, wanted, member)
+            return
         if member.stale:
             wanted = msgspec.structs.replace(wanted, node_epoch=member.node_epoch)
         ends = wanted.desired == "Stopped" and member.spec.desired == "Running"
@@ -196,7 +200,36 @@ class ReplicaPlanner:
         elif wanted != member.spec:
             self._put(member.resource, wanted)
         if disturbs:
-            self._disturb(member, "restarting with a changed specification")
+            self._disturb(member, RESTARTING)
+
+    def _resize(self, vm: Resource, spec: VMSpec, wanted: InstanceSpec, member: Member) -> None:
+        """Give it another size once it has stopped: until then it uses what it has."""
+        if not member.has_stopped:
+            told = told_to_end(member)
+            if told != member.spec:
+                self._put(member.resource, told)
+            if told.run != member.spec.run:
+                self._disturbed.add(vm.metadata.uid)
+                self._set_status(member, phase="Stopping", ready=False, reason=RESTARTING)
+            return
+        node, owner = wanted.node, vm.metadata.uid
+        self.rooms.release(node, owner, _request(spec, member.spec))
+        lacks = shortage(_request(spec, wanted), self.rooms.of_node(node))
+        if not lacks:
+            self.rooms.reserve(node, owner, _request(spec, wanted))
+            anew = msgspec.structs.replace(wanted, run=wanted.run + 1, node_epoch=member.node_epoch)
+            self._put(member.resource, anew)
+            phase = "Pending" if spec.running else "Stopping"
+            self._set_status(member, phase=phase, ready=False, reason="")
+        elif spec.persistent:
+            self.rooms.reserve(node, owner, _request(spec, member.spec))
+            self._waits = True
+            reason = f"its data exists only on {wanted.node_name}: {lacks}"
+            self._set_status(member, phase="Stopped", ready=False, reason=reason)
+        elif spec.running:
+            self._place(vm, spec, wanted, member)
+        else:
+            self._unplace(wanted, member, phase="Stopped", reason="")
 
     def _disturb(self, member: Member, reason: str) -> None:
         """Count it as not ready from now on: the next one waits until it is back."""
@@ -269,12 +302,7 @@ class ReplicaPlanner:
     def _choose(
         self, vm: Resource, spec: VMSpec, wanted: InstanceSpec
     ) -> tuple[Choice, InstanceSpec | None]:
-        request = PlacementRequest(
-            vcpus=wanted.vcpus,
-            memory_mib=wanted.memory_mib,
-            node_selector=spec.placement.node_selector,
-            anti_affinity_group=spec.placement.anti_affinity_group,
-        )
+        request = _request(spec, wanted)
         choice = choose(request, self.rooms.seen_by(vm.metadata.uid))
         if choice.node is None:
             self._waits = True
@@ -408,6 +436,19 @@ def summarise(
         "readyReplicas": ready,
         "message": problem or (reasons[0] if reasons and ready < spec.replicas else ""),
     }
+
+
+def _request(spec: VMSpec, instance: InstanceSpec) -> PlacementRequest:
+    return PlacementRequest(
+        vcpus=instance.vcpus,
+        memory_mib=instance.memory_mib,
+        node_selector=spec.placement.node_selector,
+        anti_affinity_group=spec.placement.anti_affinity_group,
+    )
+
+
+def _size(spec: InstanceSpec) -> tuple[int, int]:
+    return spec.vcpus, spec.memory_mib
 
 
 def _removal_rank(member: Member) -> tuple[bool, bool, bool, bool, int]:

@@ -39,13 +39,13 @@ class Rooms:
                 if groups.get(owner):
                     self._groups.setdefault(node, []).append(groups[owner])
 
-    def _count(self, node: str, owner: str, vcpus: int, memory_mib: int) -> None:
+    def _count(self, node: str, owner: str, vcpus: int, memory_mib: int, *, sign: int = 1) -> None:
         self._seen.pop(node, None)
         use = self._use[node]
-        use.vcpus += vcpus
-        use.memory_mib += memory_mib
-        use.instances += 1
-        self._of_owner[node, owner] = self._of_owner.get((node, owner), 0) + 1
+        use.vcpus += sign * vcpus
+        use.memory_mib += sign * memory_mib
+        use.instances += sign
+        self._of_owner[node, owner] = self._of_owner.get((node, owner), 0) + sign
 
     def epoch(self, node_uid: str) -> int:
         """Return the node's current epoch."""
@@ -56,6 +56,16 @@ class Rooms:
         self._count(node_uid, owner, request.vcpus, request.memory_mib)
         if request.anti_affinity_group:
             self._groups.setdefault(node_uid, []).append(request.anti_affinity_group)
+
+    def release(self, node_uid: str, owner: str, request: PlacementRequest) -> None:
+        """Count an instance no longer that has ended there."""
+        self._count(node_uid, owner, request.vcpus, request.memory_mib, sign=-1)
+        if request.anti_affinity_group:
+            self._groups[node_uid].remove(request.anti_affinity_group)
+
+    def of_node(self, node_uid: str) -> NodeRoom:
+        """Return one node."""
+        return self._room(node_uid, 0)
 
     def seen_by(self, owner: str) -> list[NodeRoom]:
         """Return all nodes as the VM *owner* sees them, in order of uid."""

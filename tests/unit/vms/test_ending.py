@@ -183,3 +183,82 @@ def test_nobody_deletes_an_instance_that_may_run(cluster):
     ready(cluster, replicas=1)
     outcome = cluster.apply(Delete(kind="Instance", namespace="default", name="web-1"))
     assert (outcome.code, "may still run" in outcome.message) == ("INVARIANT", True)
+
+
+def sizes(cluster):
+    return {
+        n: (s["nodeName"], s["memoryMib"], s["desired"]) for n, s in cluster.instances().items()
+    }
+
+
+def test_a_smaller_size_frees_memory_once_the_larger_guest_ended():
+    cluster = Cluster(nodes=1, memory_mib=1024)
+    ready(cluster, memory=1024)
+    cluster.vm(memory=512)
+    cluster.vm("other", memory=512)
+    cluster.settle()
+    assert sizes(cluster)["web-1"] == ("node1", 1024, "Stopped")
+    assert sizes(cluster)["other-1"][0] == ""
+    cluster.stopped()
+    assert sizes(cluster)["web-1"] == ("node1", 512, "Running")
+    assert sizes(cluster)["other-1"] == ("node1", 512, "Running")
+
+
+def test_a_larger_size_goes_where_there_is_room():
+    cluster = Cluster(nodes=2, memory_mib=1024)
+    ready(cluster, memory=512)
+    node = sizes(cluster)["web-1"][0]
+    other = "node1" if node == "node2" else "node2"
+    cluster.patch("Node", other, state="Joining")
+    cluster.vm("full", memory=512)
+    cluster.settle()
+    cluster.patch("Node", other, state="Ready")
+    cluster.vm(memory=1024)
+    cluster.settle()
+    cluster.stopped()
+    assert sizes(cluster)["web-1"] == (other, 1024, "Running")
+
+
+def test_a_larger_size_that_fits_nowhere_is_pending_and_holds_up_nobody():
+    cluster = Cluster(nodes=1, memory_mib=1024)
+    ready(cluster, memory=512)
+    cluster.vm(memory=2048)
+    cluster.vm("other", memory=512)
+    cluster.settle()
+    cluster.stopped()
+    assert sizes(cluster) == {"web-1": ("", 2048, "Running"), "other-1": ("node1", 512, "Running")}
+    assert "fits nowhere" in cluster.statuses()["web-1"]["reason"]
+
+
+def test_local_data_waits_for_room_on_its_node():
+    cluster = Cluster(nodes=2, memory_mib=1024)
+    ready(cluster, memory=512, persistent=True)
+    node = sizes(cluster)["web-1"][0]
+    cluster.vm(memory=2048, persistent=True)
+    cluster.settle()
+    cluster.stopped()
+    assert sizes(cluster)["web-1"] == (node, 512, "Stopped")
+    assert "1024 MiB memory free, 2048 needed" in cluster.vm_status()["message"]
+    cluster.vm(memory=1024, persistent=True)
+    cluster.settle()
+    assert sizes(cluster)["web-1"] == (node, 1024, "Running")
+
+
+def test_a_stopped_vm_takes_its_new_size(cluster):
+    ready(cluster, memory=512)
+    cluster.vm(memory=512, running=False)
+    cluster.settle()
+    cluster.stopped()
+    cluster.vm(memory=256, running=False)
+    cluster.settle()
+    cluster.stopped()
+    assert {s[1:] for s in sizes(cluster).values()} == {(256, "Stopped")}
+    assert cluster.vm_status()["phase"] == "Stopped"
+
+
+def test_nobody_changes_the_size_of_what_may_run(cluster):
+    ready(cluster, replicas=1)
+    spec = cluster.store.get("Instance", "default", "web-1").spec
+    smaller = {**spec, "memoryMib": 64, "run": spec["run"] + 1}
+    outcome = cluster.apply(Put(kind="Instance", namespace="default", name="web-1", spec=smaller))
+    assert (outcome.code, "may still run" in outcome.message) == ("INVARIANT", True)

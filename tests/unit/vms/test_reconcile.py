@@ -80,7 +80,7 @@ def test_asked_to_stop_it_stops_and_rests():
 
 
 def test_a_changed_size_or_image_restarts():
-    assert step(assigned(memory_mib=256), process()) == "stop"
+    assert step(assigned(memory_mib=256, run=4), process()) == "stop"
     assert step(assigned(), process(), History(built_for="old")) == "stop"
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from blixard.base.errors import BlixardError
 from blixard.hypervisors.fake.hypervisor import FakeHypervisor
-from blixard.ports.guests import BuiltGuest
+from blixard.ports.guests import BuiltGuest, GuestRecipe
 from blixard.ports.hypervisor import GuestStatus
 from blixard.vms.reconcile import Assignment
 from blixard.vms.spec import LIFECYCLE, InstanceSpec
@@ -164,7 +164,7 @@ def test_every_end_is_a_way_of_the_table(end):
         if end == "guard gone":
             outside.hypervisor._instances.clear()
         elif end == "image changed":
-            outside.assign(memory_mib=128)
+            outside.assign(recipe=GuestRecipe(packages=("curl",)))
         else:
             outside.hypervisor.advance(10**6)
             outside.deadline_ns = 10**18

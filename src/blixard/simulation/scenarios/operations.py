@@ -6,6 +6,8 @@ import functools
 import random
 from collections.abc import Callable
 
+from blixard.base.errors import BlixardError
+from blixard.cli.session import without_status
 from blixard.simulation.scenarios.guests import (
     check,
     guests,
@@ -16,7 +18,7 @@ from blixard.simulation.scenarios.guests import (
     unplaceable,
     where,
 )
-from blixard.simulation.scenarios.shell import Shell, serve
+from blixard.simulation.scenarios.shell import Ran, Shell, serve
 from blixard.simulation.scenarios.stage import Scenario, Stage
 
 _NAMES = tuple(f"vm-{number}" for number in range(6))
@@ -30,7 +32,11 @@ _MAY_FAIL = (0, 3, 5, 6, 7, 8)  # exit codes: absent, conflict, no place, too la
 def _draw_operation(draw: random.Random) -> list[str]:
     """Return one command line on one of a few VMs, which may exist or not."""
     name = draw.choice(_NAMES)
-    kind = draw.choice(("create",) * 4 + ("scale",) * 3 + ("start", "stop", "restart", "delete"))
+    kind = draw.choice(
+        ("create",) * 4 + ("scale",) * 3 + ("start", "stop", "restart", "delete", "resize")
+    )
+    if kind == "resize":
+        return ["vm", kind, name, draw.choice(_MEMORY), str(draw.randint(1, 4))]
     more: list[str] = []
     if kind == "create":
         more = [
@@ -43,9 +49,22 @@ def _draw_operation(draw: random.Random) -> list[str]:
     return ["vm", kind, name, *more, "--yes", "--detach", "--timeout", "5s"]
 
 
+def _resize(shell: Shell, name: str, memory: str, vcpus: str) -> Ran:
+    """Do what ``apply -f`` does with a changed size; the simulated world has no files."""
+    path = f"/v1/namespaces/default/vms/{name}"
+    try:
+        vm = shell.client.request("GET", path, timeout_s=5)
+        changed = {**vm, "spec": {**vm["spec"], "memory": memory, "vcpus": int(vcpus)}}
+        shell.client.request("PUT", path, body=without_status(changed), timeout_s=5)
+    except BlixardError as error:
+        return Ran(error.info.exit_code, "", f"error[{error.code}]: {error.message}")
+    return Ran(0, "", "")
+
+
 def operate(stage: Stage, shell: Shell, draw: random.Random) -> None:
     """Do one drawn operation; it succeeds, or it says why not."""
-    ran = shell(*(line := _draw_operation(draw)))
+    line = _draw_operation(draw)
+    ran = _resize(shell, *line[2:]) if line[1] == "resize" else shell(*line)
     stage.happened(f"vm {line[1]}" if not ran.code else "operations refused")
     fine = ran.code in _MAY_FAIL and (not ran.code or "error[" in ran.err)
     stage.expect(fine, f"{' '.join(line)}: {ran.code} {ran.err}")
@@ -108,6 +127,27 @@ def lifecycle(stage: Stage) -> None:
     shell.good("vm", "delete", "one", "--yes")
     stage.expect(not instances(stage, "one"), "nothing is left")
     check(stage)
+
+
+def exchanged(stage: Stage) -> None:
+    """VMs that fill all nodes end; others begin where they were, and never before they ended."""
+    shell = _quiet_operator(stage)
+    for way in stage.draw.sample(("delete", "scale", "resize"), 3):
+        shell.good("vm", "create", "old", "--packages", "nginx", "--memory", "4GiB",
+                   "--replicas", "6", "--detach")  # fmt: skip
+        settle(stage)
+        if way == "resize":
+            stage.expect(not _resize(shell, "old", "64MiB", "1").code, "the size can be changed")
+        else:
+            more = ("--replicas", "0") if way == "scale" else ()
+            shell.good("vm", way, "old", *more, "--yes", "--detach")
+        shell.good("vm", "create", "new", "--packages", "nginx", "--memory", "4000MiB",
+                   "--replicas", "6", "--detach")  # fmt: skip
+        settle(stage)
+        check(stage)
+        for name in ("old", "new") if way != "delete" else ("new",):
+            shell.good("vm", "delete", name, "--yes")
+        stage.happened("exchanged")
 
 
 # chaos: operations go on while one kind of trouble comes and goes
@@ -264,6 +304,11 @@ SCENARIOS = (
         name="operations/sequences", rows=("SIM-33",), act=sequences, prepare=serve, node=True,
         clients=1, happens=("checks after an operation",),
         incident="an orchestrator that lost track of its VMs after a rare order of operations",
+    ),
+    Scenario(
+        name="operations/exchanged", rows=("SIM-33", "SIM-38"), act=exchanged, prepare=serve,
+        node=True, clients=1, happens=("exchanged",),
+        incident="a new VM was started into the memory of one that still shut down",
     ),
     Scenario(
         name="operations/distributed", rows=("SIM-56",), act=distributed, prepare=serve, node=True,
