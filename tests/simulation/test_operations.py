@@ -88,4 +88,4 @@ def test_more_guests_than_memory_are_caught():
 
     with patched(Rooms, "__init__", generous), patched(kinds, "_capacity", lambda *_: ""):
         report = run_scenario("operations/sequences", 2)
-    assert "resources" in " ".join(report.violations)
+    assert "capacity at" in " ".join(report.violations)
