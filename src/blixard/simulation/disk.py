@@ -315,8 +315,10 @@ class SimFile:
         disk, node = self._disk, self._node
         if not disk.process.alive:
             return
-        disk.step("write", self._path)
-        image, trouble = disk.image, disk.image.trouble
+        image = disk.image
+        if image.tap is not None:
+            disk.step("write", self._path)
+        trouble = image.trouble
         if trouble is not None:
             if image.fails(trouble.write_error):
                 raise OSError(errno.EIO, "the simulated disk fails to write")
@@ -332,7 +334,8 @@ class SimFile:
         growth = offset + len(data) - len(node.current)
         image.take_room(max(growth, 0))
         node.write((offset, bytes(data)))
-        disk.step("written", self._path)
+        if image.tap is not None:
+            disk.step("written", self._path)
 
     def pread(self, offset: int, length: int) -> bytes:
         """Read what was written last."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from zlib import crc32
 
 from blixard.consensus.log import HEADER_BYTES, decode_record
@@ -18,6 +19,7 @@ _NUMBERS = struct.Struct("<QQQ")
 _PAIR = struct.Struct("<QQ")
 _COUNT = struct.Struct("<I")
 _KEPT = 4_096
+_READ = 256  # an entry stands, byte for byte, on the disks of all hosts
 _HAS_STATE, _HAS_SNAPSHOT = 1, 2
 
 Entry = tuple[int, int]  # (term, checksum of the data)
@@ -155,6 +157,7 @@ class DurableLog:
         self.entries.append((term, checksum))
 
 
+@lru_cache(_READ)
 def read_entry(message: bytes) -> tuple[int, int, int]:
     """Return (term, index, checksum of the data) of an entry in the engine's encoding."""
     term = index = checksum = position = 0

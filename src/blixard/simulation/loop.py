@@ -31,7 +31,7 @@ Mode = Literal["fifo", "random", "pct"]
 MAX_STEPS_PER_INSTANT = 50_000
 _LOOK_EVERY = 1 << 12  # steps; so much later than at its bound a livelock may be seen
 _COLLECT_EVERY = 1 << 18
-_COMPACT_AT = 256
+_COMPACT_AT = 64
 PCT_STEPS = 50_000  # change points lie within so many callbacks
 
 

@@ -41,7 +41,7 @@ class Network:
 
     def __init__(self, loop: SimLoop, generator: random.Random, trace: Trace) -> None:
         self._loop = loop
-        self._random = generator
+        self._draw = generator.random
         self._trace = trace
         self.faults = LinkFaults()
         self._transports: dict[str, SimTransport] = {}
@@ -135,7 +135,7 @@ class Network:
         """Send one message that may be lost, doubled or overtaken."""
         target = self._transports.get(uid)
         key = (source.uid, uid)
-        faults, draw = self.faults, self._random.random
+        faults, draw = self.faults, self._draw
         self.sent += 1
         if target is None or key in self._blocked or (faults.loss and draw() < faults.loss):
             self.lost += 1
@@ -162,7 +162,7 @@ class Network:
         if (source, uid) in self._blocked or not process.alive:
             return False
         faults = self.faults
-        if faults.loss and self._random.random() < faults.loss / 4:
+        if faults.loss and self._draw() < faults.loss / 4:
             return False
         when_ns = self._arrival((source, uid), 0.0)
         if self.on_sent is not None:
@@ -176,7 +176,7 @@ class Network:
 
     def _arrival(self, key: tuple[str, str], reorder: float) -> int:
         """Draw a time of arrival; without reordering not before the one sent last."""
-        faults, draw = self.faults, self._random.random
+        faults, draw = self.faults, self._draw
         mean = faults.latency_mean_ms * (0.5 + draw())
         if draw() < _FAR:
             mean *= 10
@@ -188,8 +188,8 @@ class Network:
         if reorder and draw() < reorder:
             self.reordered += 1
             return when_ns + int(faults.reorder_ms * draw() * _MILLISECOND)
-        last_ns = self._last.get(key, 0)
-        if when_ns < last_ns:
-            return last_ns
-        self._last[key] = when_ns
+        last = self._last
+        if key in last and when_ns < last[key]:
+            return last[key]
+        last[key] = when_ns
         return when_ns

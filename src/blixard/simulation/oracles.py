@@ -192,15 +192,17 @@ class Oracles(Observer):
             )
 
     def _held(self, index: int, entry: Entry, voters: tuple[int, ...]) -> bool:
-        held = 0
+        held, most = 0, len(voters) // 2
         for voter in voters:
             disk = self.disk_of(voter)
             if disk is None:
                 return True
             if not disk.holds(index, entry):
                 disk.refresh()
-            held += disk.holds(index, entry)
-            if 2 * held > len(voters):
+                if not disk.holds(index, entry):
+                    continue
+            held += 1
+            if held > most:
                 return True
         return False
 

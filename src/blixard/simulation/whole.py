@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from blixard.base.errors import BlixardError
-from blixard.cluster.commands import decode_command
 from blixard.cluster.facade import Cluster
 from blixard.cluster.resources import Delete, Operation, Outcome, PatchStatus, Put, Resource
 from blixard.cluster.store import Store
@@ -19,6 +18,7 @@ from blixard.node.founding import Founding, NodeFacts
 from blixard.node.kinds import Program
 from blixard.node.messages import Peer
 from blixard.node.node import Node, NodeConfig, NodeIdentity, Voter
+from blixard.simulation.effects import read_command
 from blixard.simulation.observed import Change, Watch, watch_machine, watch_raft
 from blixard.simulation.repair import REPLACE, Replace, pending
 from blixard.simulation.workload import APPLY, ASK, Answer, Ask, Declare
@@ -272,7 +272,7 @@ def _joins(store: Store, wanted: Replace) -> tuple[Put, ...]:
 
 def change_of(data: bytes, result: object) -> Change | None:
     """Return what an entry means for the clients, None for all other entries."""
-    transaction = decode_command(data)
+    transaction = read_command(data)
     op = transaction.ops[0] if transaction.ops else None
     if op is None or op.kind != "KeyValue" or isinstance(op, PatchStatus):
         return None
