@@ -258,7 +258,10 @@ class SimLoop(ClosedWorldLoop):
             self.current = process
             self.steps = steps = self.steps + 1
             try:
-                handle.context.run(callback, *handle.args)
+                if handle.args:
+                    handle.context.run(callback, *handle.args)
+                else:  # in half of the time
+                    handle.context.run(callback)
             except ProcessExitError:
                 pass  # the process is dead; its callbacks are skipped from now on
             except Exception as error:
@@ -273,26 +276,30 @@ class SimLoop(ClosedWorldLoop):
         if self.cancelled_timers > _COMPACT_AT and self.cancelled_timers * 2 > len(self._heap):
             self._compact()
         heap = self._heap
-        while heap and heap[0][2].callback is None:
-            heappop(heap)
-            self.cancelled_timers -= 1
-        if not heap or heap[0][0] > end_ns:
-            self.now_ns = max(end_ns, self.now_ns)
-            return None
-        now, _, handle = heappop(heap)
-        handle.when_ns = -1
-        if now > self.now_ns:
-            self.now_ns = now
-        else:
-            now = self.now_ns
-        if self._in_order and (not heap or heap[0][0] > now):
-            return handle  # nothing to choose from
-        self.push(handle)
-        while heap and heap[0][0] <= now:
-            handle = heappop(heap)[2]
+        while heap:
+            entry = heappop(heap)
+            now, _, handle = entry
+            if handle.callback is None:
+                self.cancelled_timers -= 1
+                continue
+            if now > end_ns:
+                heappush(heap, entry)
+                break
             handle.when_ns = -1
+            if now > self.now_ns:
+                self.now_ns = now
+            else:
+                now = self.now_ns
+            if self._in_order and not (heap and heap[0][0] <= now):
+                return handle  # nothing to choose from
             self.push(handle)
-        return self._pop()
+            while heap and heap[0][0] <= now:
+                handle = heappop(heap)[2]
+                handle.when_ns = -1
+                self.push(handle)
+            return self._pop()
+        self.now_ns = max(end_ns, self.now_ns)
+        return None
 
     def drop_pending(self, drop: Callable[[SimHandle], bool]) -> int:
         """Cancel what waits for its time and matches; returns how many."""
