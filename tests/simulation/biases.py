@@ -80,6 +80,11 @@ def bad_syncs(seed):
     return drawn(seed, ("sync_error", "crash"), config=SMALL, gap_ms=3_000)
 
 
+def short_calls(seed):
+    """Reads and writes that move fewer bytes than they were asked for."""
+    return drawn(seed, ("short", "short", "crash"), config=SMALL, gap_ms=3_000)
+
+
 def rot(seed):
     """Bits that turn over, and hosts that start again."""
     return drawn(seed, ("rot", "kill", "crash"), hosts=5, config=SMALL, gap_ms=800, most_ms=1_000)
@@ -325,12 +330,23 @@ def handed_over_unheard(stage: Stage) -> None:
         stage.run_for(2)
 
 
+def asleep(stage: Stage) -> None:
+    """The machine of a fenced guest sleeps until the guest runs elsewhere, and wakes."""
+    for _ in range(3):
+        stage.until(60, lambda: bool(where_fenced(stage)), "a fenced guest runs")
+        stage.run_for(4)
+        wake = stage.fault("suspend", (where_fenced(stage) or stage.world.hosts)[0])
+        stage.run_for(15 + 5 * stage.draw.random())
+        wake()
+
+
 BIASES = {
     "consensus": consensus,
     "nodes": nodes,
     "small": small,
     "bad syncs": bad_syncs,
     "rot": rot,
+    "short calls": short_calls,
     "lossy": lossy,
     "clocks": scenes(wall_clocks_go_back),
     "crowd": crowd,
@@ -346,6 +362,7 @@ BIASES = {
     "leader change": scenes(leader_change, node=True, config=QUICK, ends="open"),
     "cut crowd": scenes(crowd_before_a_cut_leader, clients=100, config=NARROW),
     "late start": scenes(guest_starts_late, nodes=5, node=True, config=None),
+    "asleep": scenes(asleep, node=True, ends="open"),
     "two changes": scenes(two_changes_at_once, ends="open"),
     "held back": scenes(answers_held_back, clients=20, config=SLOW),
     "read from afar": scenes(reads_from_afar, nodes=5, clients=20),

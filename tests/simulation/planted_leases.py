@@ -8,6 +8,8 @@ from blixard.cluster.leases import LeaderLeases
 from blixard.node import leader, views
 from blixard.node.authority import NodeAuthority
 from blixard.node.leader import LeaderDuties
+from blixard.simulation.environment import SimEnvironment
+from blixard.simulation.hypervisor import GuestWorld
 from blixard.vms import loops, members, worker
 from blixard.vms.guarding import mode_of
 from blixard.vms.worker import Worker
@@ -41,6 +43,31 @@ def fenced_without_a_new_epoch():
         return {**lost(node, reason, now_ms), "epoch": int(node.status.get("epoch", 0))}
 
     return patched(leader, "lost_status", same)
+
+
+def guard_on_the_monotonic_clock():
+    """The guard's deadlines run on a clock that stands still while the host is suspended."""
+
+    def now_ns(guests):
+        return guests.machine.clock.monotonic_ns(guests._now_ns())
+
+    def fires_at_ns(guests, deadline_ns):
+        return guests.machine.clock.world_at_ns(deadline_ns + guests.machine.clock.asleep_ns)
+
+    return all_of(
+        patched(GuestWorld, "boottime_ns", now_ns), patched(GuestWorld, "fires_at_ns", fires_at_ns)
+    )
+
+
+def leases_on_the_monotonic_clock():
+    """Leases and the guard's deadlines run on a clock that stands still in a suspend."""
+
+    def boottime_ns(env):
+        return env.process.clock.monotonic_ns(env._now_ns())
+
+    return all_of(
+        patched(SimEnvironment, "boottime_ns", boottime_ns), guard_on_the_monotonic_clock()
+    )
 
 
 def guard_is_not_armed():

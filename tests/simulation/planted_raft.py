@@ -15,6 +15,7 @@ from blixard.consensus.proposals import Proposals
 from blixard.consensus.reads import Reads
 from blixard.consensus.saving import Saver
 from blixard.consensus.snapshots import SnapshotMeta
+from blixard.simulation import disk
 
 
 @contextmanager
@@ -53,6 +54,11 @@ def failed_sync_is_forgotten():
             await asyncio.sleep(0)
 
     return patched(Log, "sync", careless)
+
+
+def short_writes_count_as_whole():
+    """Of a write that moved fewer bytes than it was asked for the rest is never written."""
+    return patched(disk, "write_whole", lambda write, data, at: write(memoryview(data), at))
 
 
 def names_are_not_synced():

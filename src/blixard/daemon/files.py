@@ -8,6 +8,7 @@ import pathlib
 import msgspec
 
 from blixard.base.errors import BlixardError
+from blixard.base.whole import write_whole
 from blixard.node.node import NodeIdentity
 from blixard.security.ca import Authority
 from blixard.security.tls import TlsIdentity
@@ -117,7 +118,7 @@ class NodeFiles:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
         try:
             os.fchmod(descriptor, mode)
-            os.write(descriptor, data)
+            write_whole(lambda left, _at: os.write(descriptor, left), data)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

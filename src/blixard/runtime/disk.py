@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from blixard.base.errors import BlixardError
+from blixard.base.whole import read_whole, write_whole
 
 LOCK_NAME = ".lock"
 _FILE_MODE = 0o600
@@ -34,24 +35,12 @@ class RealFile:
     def pwrite(self, offset: int, data: bytes) -> None:
         """Write all of *data* at *offset*."""
         descriptor = self._usable()
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(descriptor, view, offset)
-            view = view[written:]
-            offset += written
+        write_whole(lambda left, at: os.pwrite(descriptor, left, at), data, offset)
 
     def pread(self, offset: int, length: int) -> bytes:
         """Read at most *length* bytes; fewer only at the end of the file."""
         descriptor = self._usable()
-        parts: list[bytes] = []
-        while length > 0:
-            part = os.pread(descriptor, length, offset)
-            if not part:
-                break
-            parts.append(part)
-            offset += len(part)
-            length -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return read_whole(lambda missing, at: os.pread(descriptor, missing, at), length, offset)
 
     def truncate(self, size: int) -> None:
         """Set the size in bytes."""

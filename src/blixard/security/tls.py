@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from blixard.base.whole import write_whole
 from blixard.security.ca import API_NAME, BOOTSTRAP_NAME, certificate_pem
 from blixard.security.identity import node_server_name
 
@@ -140,7 +141,8 @@ def _load_leaf(context: ssl.SSLContext, identity: TlsIdentity) -> None:
     """Load chain and key from memory: as two files they could be seen half replaced."""
     descriptor = os.memfd_create("tls", os.MFD_CLOEXEC)
     try:
-        os.write(descriptor, identity.chain_pem + identity.key_pem)
+        chain_and_key = identity.chain_pem + identity.key_pem
+        write_whole(lambda left, _at: os.write(descriptor, left), chain_and_key)
         context.load_cert_chain(f"/proc/self/fd/{descriptor}")
     finally:
         os.close(descriptor)

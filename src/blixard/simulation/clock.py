@@ -9,18 +9,19 @@ WALL_EPOCH_MS = 1_800_000_000_000  # the virtual world begins in January 2027
 class HostClock:
     """Maps the world's nanoseconds to the host's; ``drift_ppb`` is parts per billion.
 
-    ``time.monotonic`` and CLOCK_BOOTTIME of a host are this one clock; it starts again from
-    *offset_ns* at each boot.
+    CLOCK_BOOTTIME starts again from *offset_ns* at each boot; CLOCK_MONOTONIC, the clock of the
+    event loop, lags behind it by ``asleep_ns``: it stands still while the host is suspended.
     """
 
     __slots__ = (
-        "_base_ns", "_frozen_ms", "_off_ms", "_wall_ms", "_world_ns_per_s", "drift_ppb",
-        "offset_ns",
+        "_base_ns", "_frozen_ms", "_off_ms", "_wall_ms", "_world_ns_per_s", "asleep_ns",
+        "drift_ppb", "offset_ns",
     )  # fmt: skip
 
     def __init__(self, *, base_ns: int = 0, offset_ns: int = 0, drift_ppb: int = 0) -> None:
         self._base_ns = base_ns
         self.offset_ns = offset_ns
+        self.asleep_ns = 0
         self.drift_ppb = drift_ppb
         self._world_ns_per_s = BILLION / (1 + drift_ppb / BILLION)
         self._wall_ms = WALL_EPOCH_MS + base_ns // 1_000_000
@@ -31,6 +32,15 @@ class HostClock:
         """Return the host's nanoseconds at the world's *now_ns*."""
         elapsed = now_ns - self._base_ns
         return self.offset_ns + elapsed + elapsed * self.drift_ppb // BILLION
+
+    def monotonic_ns(self, now_ns: int) -> int:
+        """Return the host's CLOCK_MONOTONIC at the world's *now_ns*."""
+        elapsed = now_ns - self._base_ns
+        return self.offset_ns - self.asleep_ns + elapsed + elapsed * self.drift_ppb // BILLION
+
+    def slept(self, since_ns: int, until_ns: int) -> None:
+        """The host was suspended between two times of the world."""
+        self.asleep_ns += self.boottime_ns(until_ns) - self.boottime_ns(since_ns)
 
     def wall_ms(self, now_ns: int) -> int:
         """Return the host's Unix milliseconds."""
@@ -63,6 +73,6 @@ class HostClock:
         return int(delay_s * self._world_ns_per_s + 0.5) or 1
 
     def world_at_ns(self, host_ns: int) -> int:
-        """Return the first time of the world at which the host's clock shows *host_ns*."""
+        """Return the first time of the world at which CLOCK_BOOTTIME shows *host_ns*."""
         elapsed = host_ns - self.offset_ns
         return self._base_ns - (-elapsed * BILLION // (BILLION + self.drift_ppb))

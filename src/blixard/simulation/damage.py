@@ -19,7 +19,7 @@ class Trouble(msgspec.Struct):
     sync_error: float = 0.0
     misdirect: bool = False
     room_bytes: int = -1
-    short_read: float = 0.0
+    short: float = 0.0  # that a read or write moves fewer bytes than it was asked for
 
     def take_room(self, growth: int) -> None:
         """Use up some of the little room. Raises OSError ENOSPC."""

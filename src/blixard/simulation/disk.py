@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+from blixard.base.whole import read_whole, write_whole
 from blixard.simulation.damage import Trouble
 from blixard.simulation.nap import Nap
 from blixard.simulation.process import Process
@@ -187,6 +188,7 @@ class DiskImage:
         self.full = False
         self.trouble: Trouble | None = None
         self.hurt = False  # it has failed, lied or lost something: its node may stop
+        self.cut_short = 0  # reads and writes that moved fewer bytes than they were asked for
         self.sync_failed_in: Process | None = None  # whose sync of a log failed last
         self.stalled_until_ns = 0
         self.sync_mean_s = 0.0005
@@ -229,9 +231,13 @@ class DiskImage:
             return True
         return False
 
-    def cut_short(self, chance: float) -> bool:
-        """Draw whether a read returns less than it was asked for, which is no failure."""
-        return bool(chance) and self.generator.random() < chance
+    def moves(self, length: int) -> int:
+        """Draw how many bytes one call moves that was asked for *length*; fewer is no failure."""
+        chance = self.trouble.short if self.trouble is not None else 0.0
+        if length > 1 and chance and self.generator.random() < chance:
+            self.cut_short += 1
+            return self.generator.randint(1, length - 1)
+        return length
 
     def lose_unsynced(self) -> None:
         """Keep nothing that was not synced: a crash right after it has no luck to hand out."""
@@ -333,19 +339,34 @@ class SimFile:
                 node.write((offset, bytes(data[:fits])))
         growth = offset + len(data) - len(node.current)
         image.take_room(max(growth, 0))
-        node.write((offset, bytes(data)))
+        if trouble is not None and trouble.short:
+            write_whole(self._write_some, data, offset)
+        else:
+            node.write((offset, bytes(data)))
         if image.tap is not None:
             disk.step("written", self._path)
+
+    def _write_some(self, data: memoryview, offset: int) -> int:
+        """One call of the system: writes at least one byte, and says how many."""
+        count = self._disk.image.moves(len(data))
+        self._node.write((offset, bytes(data[:count])))
+        return count
 
     def pread(self, offset: int, length: int) -> bytes:
         """Read what was written last."""
         self._usable()
-        trouble = self._disk.image.trouble
-        if trouble is not None and self._disk.image.fails(trouble.read_error):
-            raise OSError(errno.EIO, "the simulated disk fails to read")
-        if trouble is not None and length > 1 and self._disk.image.cut_short(trouble.short_read):
-            length = length // 2
+        image = self._disk.image
+        trouble = image.trouble
+        if trouble is not None:
+            if image.fails(trouble.read_error):
+                raise OSError(errno.EIO, "the simulated disk fails to read")
+            if trouble.short:
+                return read_whole(self._read_some, length, offset)
         return bytes(self._node.current[offset : offset + length])
+
+    def _read_some(self, length: int, offset: int) -> bytes:
+        """One call of the system: returns nothing only at the end of the file."""
+        return bytes(self._node.current[offset : offset + self._disk.image.moves(length)])
 
     def truncate(self, size: int) -> None:
         """Set the size."""

@@ -65,6 +65,15 @@ def sync_error(hands: Hands, fault: Fault) -> Undo:
     return _trouble(hands, fault, Trouble(sync_error=0.01 + 0.3 * fault.strength))
 
 
+def short(hands: Hands, fault: Fault) -> Undo:
+    """Reads and writes move fewer bytes than asked for; a daemon is restarted, to read much."""
+    undo = _trouble(hands, fault, Trouble(short=0.1 + 0.8 * fault.strength))
+    host = hands.host(fault.hosts[0])
+    host.kill_daemon()
+    hands.after_ms(min(fault.lasts_ms / 2, 1_000), hands.revive, host)
+    return undo
+
+
 def misdirect(hands: Hands, fault: Fault) -> Undo:
     """One write goes to another place of its file than it was asked."""
     return _trouble(hands, fault, Trouble(misdirect=True))
@@ -98,5 +107,5 @@ def lost_disk(hands: Hands, fault: Fault) -> Undo:
 HANDS: dict[str, Hand] = {
     "stall": stall, "full": full, "little_room": little_room, "read_error": read_error,
     "write_error": write_error, "sync_error": sync_error, "misdirect": misdirect, "rot": rot,
-    "lost_disk": lost_disk,
+    "lost_disk": lost_disk, "short": short,
 }  # fmt: skip

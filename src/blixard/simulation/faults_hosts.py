@@ -34,6 +34,13 @@ def freeze(hands: Hands, fault: Fault) -> Undo:
     return host.thaw
 
 
+def suspend(hands: Hands, fault: Fault) -> Undo:
+    """One host sleeps: its monotonic clock, and so all its daemon's time-outs, stand still."""
+    host = hands.host(fault.hosts[0])
+    host.suspend()
+    return host.thaw
+
+
 def blackout(hands: Hands, _fault: Fault) -> Undo:
     """Power loss of all hosts."""
     for host in hands.world.hosts:
@@ -48,4 +55,5 @@ def blackout(hands: Hands, _fault: Fault) -> Undo:
 
 HANDS: dict[str, Hand] = {
     "crash": crash, "kill": kill, "pause": pause, "freeze": freeze, "blackout": blackout,
+    "suspend": suspend,
 }  # fmt: skip

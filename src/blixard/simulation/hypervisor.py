@@ -197,7 +197,7 @@ class GuestWorld:
         instance.deadline_ns = deadline_ns
         if instance.timer is not None:
             instance.timer.cancel()
-        when_ns = self.machine.clock.world_at_ns(deadline_ns)
+        when_ns = self.fires_at_ns(deadline_ns)
         instance.timer = self.machine.call_at_ns(when_ns, self._expired, uid, instance.pid)
 
     def _expired(self, uid: str, pid: int) -> None:
@@ -205,7 +205,7 @@ class GuestWorld:
         if instance is not None and instance.pid == pid and instance.state != "exited":
             assert instance.deadline_ns is not None
             if self.boottime_ns() < instance.deadline_ns:
-                when_ns = self._now_ns() + 1
+                when_ns = max(self._now_ns() + 1, self.fires_at_ns(instance.deadline_ns))
                 instance.timer = self.machine.call_at_ns(when_ns, self._expired, uid, pid)
                 return
             self.end(uid, code=_KILLED, by_guard=True)
@@ -239,6 +239,10 @@ class GuestWorld:
     def boottime_ns(self) -> int:
         """Return the host's CLOCK_BOOTTIME."""
         return self.machine.clock.boottime_ns(self._now_ns())
+
+    def fires_at_ns(self, deadline_ns: int) -> int:
+        """Return the time of the world at which the guard's timer fires."""
+        return self.machine.clock.world_at_ns(deadline_ns)
 
     def _changed(self, uid: str) -> None:
         if self.daemon is not None and self.daemon.alive:

@@ -42,7 +42,8 @@ class LivelockError(RuntimeError):
 class SimHandle(msgspec.Struct, eq=False):
     """One callback and the process that it belongs to; cancelled: the callback is None.
 
-    A struct is made in a third of the time that a class with an ``__init__`` takes.
+    A struct is made in a third of the time that a class with an ``__init__`` takes. A ``timer``
+    counts the host's own time, which a suspend stops.
     """
 
     process: Process
@@ -50,6 +51,7 @@ class SimHandle(msgspec.Struct, eq=False):
     args: tuple[Any, ...]
     context: contextvars.Context
     when_ns: int  # -1: it is in no heap
+    timer: bool = False
 
     def cancel(self) -> None:
         """Never run the callback."""
@@ -65,10 +67,13 @@ class SimHandle(msgspec.Struct, eq=False):
 
     def when(self) -> float:
         """Return the time on the clock of its process."""
-        return self.process.clock.boottime_ns(self.when_ns) / BILLION
+        return self.process.clock.monotonic_ns(self.when_ns) / BILLION
 
     def __repr__(self) -> str:
         return f"<SimHandle {self.process.name} {self.callback}>"
+
+
+Entry = tuple[int, int, SimHandle]  # (time of the world, number, what is due then)
 
 
 class SimLoop(ClosedWorldLoop):
@@ -90,7 +95,7 @@ class SimLoop(ClosedWorldLoop):
         self._next_look = min(_LOOK_EVERY, self._max_steps)
         self._instant = (0, 0)  # its time, and the steps before it, as far as looks tell
         self._random = order.random
-        self._heap: list[tuple[int, int, SimHandle]] = []
+        self._heap: list[Entry] = []
         self._next = count().__next__  # what is due at one time, in the order of its scheduling
         self._next_collection = _COLLECT_EVERY
         self._ready: deque[SimHandle] = deque()
@@ -136,7 +141,9 @@ class SimLoop(ClosedWorldLoop):
         """Run *callback* after *delay* seconds of the process's clock."""
         process = self.current if context is None else context.get(PROCESS) or self.root
         when_ns = self.now_ns + process.clock.world_delay_ns(delay)
-        return self.schedule(when_ns, callback, args, context or process.context, process)
+        handle = self.schedule(when_ns, callback, args, context or process.context, process)
+        handle.timer = True
+        return handle
 
     def call_at(  # type: ignore[override]
         self,
@@ -148,8 +155,12 @@ class SimLoop(ClosedWorldLoop):
         """Run *callback* when the process's clock shows *when* seconds."""
         process = self.current if context is None else context.get(PROCESS) or self.root
         # Never now: code that sleeps for a rest too small to count must get on, as on a real clock.
-        when_ns = max(process.clock.world_at_ns(math.ceil(when * BILLION)), self.now_ns + 1)
-        return self.schedule(when_ns, callback, args, context or process.context, process)
+        clock = process.clock
+        host_ns = math.ceil(when * BILLION) + clock.asleep_ns
+        when_ns = max(clock.world_at_ns(host_ns), self.now_ns + 1)
+        handle = self.schedule(when_ns, callback, args, context or process.context, process)
+        handle.timer = True
+        return handle
 
     def schedule(
         self,
@@ -166,7 +177,7 @@ class SimLoop(ClosedWorldLoop):
 
     def time(self) -> float:
         """Return the seconds of the running process's clock."""
-        return self.current.clock.boottime_ns(self.now_ns) / BILLION
+        return self.current.clock.monotonic_ns(self.now_ns) / BILLION
 
     def create_future(self) -> asyncio.Future[Any]:
         """Return a future of this loop."""
@@ -307,6 +318,21 @@ class SimLoop(ClosedWorldLoop):
         for handle in found:
             handle.cancel()
         return len(found)
+
+    def set_aside(self, process: Process) -> list[Entry]:
+        """Take the timers of a process out; what comes to it from outside stays."""
+        taken = [e for e in self._heap if e[2].process is process and e[2].timer]
+        if taken:
+            gone = {seq for _, seq, _ in taken}
+            self._heap[:] = [entry for entry in self._heap if entry[1] not in gone]
+            heapify(self._heap)
+        return taken
+
+    def put_back(self, entries: list[Entry], late_ns: int) -> None:
+        """Put timers in again, so much later than they were."""
+        for when_ns, seq, handle in entries:
+            handle.when_ns = when_ns + late_ns
+            heappush(self._heap, (handle.when_ns, seq, handle))
 
     def _compact(self) -> None:
         self._heap = [entry for entry in self._heap if entry[2].callback is not None]

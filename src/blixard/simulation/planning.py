@@ -13,18 +13,21 @@ import msgspec
 
 from blixard.base.errors import BlixardError
 
-HOST_KINDS = ("crash", "kill", "pause", "freeze", "blackout")
+HOST_KINDS = ("crash", "kill", "pause", "freeze", "blackout", "suspend")
 NETWORK_KINDS = (
     "partition", "one_way", "clog", "noise", "bridge", "swizzle", "flap", "lag", "reset", "replay",
 )  # fmt: skip
 DISK_KINDS = (
     "stall", "full", "little_room", "read_error", "write_error", "sync_error", "misdirect", "rot",
-    "lost_disk",
+    "lost_disk", "short",
 )  # fmt: skip
 CLOCK_KINDS = ("wall_step", "wall_jump", "wall_freeze")
 GUEST_KINDS = ("slow_boot", "guest_crash", "guest_hang", "kill_lost")
 KINDS = (*HOST_KINDS, *NETWORK_KINDS, *DISK_KINDS, *CLOCK_KINDS, *GUEST_KINDS)
-STOPS = ("crash", "kill", "freeze", "pause", "read_error", "write_error", "sync_error")
+STOPS = (
+    "crash", "kill", "freeze", "suspend", "pause", "read_error", "write_error", "sync_error",
+    "short",
+)  # fmt: skip
 DAMAGES = ("sync_error", "misdirect", "rot", "lost_disk")  # what a node may have to be replaced for
 MAX_FAULTS = 40
 RESTART_MS = 2_000

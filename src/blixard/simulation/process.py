@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from blixard.simulation.clock import HostClock
 
 if TYPE_CHECKING:
-    from blixard.simulation.loop import SimHandle, SimLoop
+    from blixard.simulation.loop import Entry, SimHandle, SimLoop
 
 _PRUNE_AT = 256
 
@@ -29,8 +29,8 @@ class Process:
     """
 
     __slots__ = (
-        "_prune_at", "alive", "backlog", "clock", "context", "host", "loop", "name", "paused",
-        "priority", "ready", "tasks",
+        "_asleep", "_prune_at", "alive", "backlog", "clock", "context", "host", "loop", "name",
+        "paused", "priority", "ready", "tasks",
     )  # fmt: skip
 
     def __init__(self, loop: SimLoop, name: str, *, host: int, clock: HostClock) -> None:
@@ -45,6 +45,7 @@ class Process:
         self.ready: deque[SimHandle] = deque()
         self.tasks: list[asyncio.Task[Any]] = []
         self._prune_at = _PRUNE_AT
+        self._asleep: list[Entry] = []  # timers of a suspended host
         loop.processes.append(self)
         self.context = contextvars.Context()
         self.context.run(PROCESS.set, self)
@@ -77,6 +78,15 @@ class Process:
         """Close what never ran a step: nobody would ever wait for it."""
         for task in self.tasks:
             _close_unstarted(task.get_coro())
+
+    def sleep(self) -> None:
+        """Stop the timers with the host's monotonic clock."""
+        self._asleep += self.loop.set_aside(self)
+
+    def wake(self, slept_ns: int) -> None:
+        """Let the timers go on from where they were."""
+        asleep, self._asleep = self._asleep, []
+        self.loop.put_back(asleep, slept_ns)
 
     def pause(self) -> None:
         """Stop running callbacks; they pile up."""

@@ -54,6 +54,7 @@ class Host:
         self.daemon: Daemon | None = None
         self.up = False
         self.frozen = False
+        self._suspended_ns: int | None = None  # since when
         self.drift_ppb: int | None = None  # drawn at each boot unless it is given
         self._incarnations = 0
         self._boots = 0
@@ -70,6 +71,7 @@ class Host:
         offset = self._clocks.randint(0, 10**12) if self._boots == 1 else 0
         clock = HostClock(base_ns=world.loop.now_ns, offset_ns=offset, drift_ppb=drift)
         clock.step_wall(self._clocks.randint(-2000, 2000))
+        clock.asleep_ns = world.streams.get(f"asleep/{self.number}").randint(0, offset)
         self.machine = Process(world.loop, f"machine-{self.number}", host=self.number, clock=clock)
         guests = world.streams.get(f"guests/{self.number}/{self._boots}")
         self.guests = GuestWorld(self.machine, guests, world.now_ns, world.observer)
@@ -124,6 +126,7 @@ class Host:
         self.machine.kill()
         self.image.crash()
         self.up = self.frozen = False
+        self._suspended_ns = None
 
     def pause_daemon(self) -> None:
         """SIGSTOP of the daemon alone."""
@@ -147,11 +150,20 @@ class Host:
             self.machine.pause()
             self.pause_daemon()
 
+    def suspend(self) -> None:
+        """Like :meth:`freeze`, and the monotonic clock stands still with it."""
+        if self.up and not self.frozen:
+            self.freeze()
+            self._suspended_ns = self.world.loop.now_ns
+            if self.daemon is not None:
+                self.daemon.process.sleep()
+
     def thaw(self) -> None:
         """It goes on; the guard is the first to look at the clock."""
         if self.frozen:
             self.world.note(self.number, "thaw")
             self.frozen = False
+            self._count_sleep()
             before = self.guests.running()
             self.guests.expire()
             alive = {plan.instance_uid for plan in self.guests.running()}
@@ -160,6 +172,14 @@ class Host:
                     self.world.observer.started(self.number, plan)
             self.machine.resume()
             self.resume_daemon()
+
+    def _count_sleep(self) -> None:
+        since_ns, now_ns = self._suspended_ns, self.world.loop.now_ns
+        self._suspended_ns = None
+        if since_ns is not None:
+            self.machine.clock.slept(since_ns, now_ns)
+            if self.daemon is not None:
+                self.daemon.process.wake(now_ns - since_ns)
 
     def _synced(self, size: int, checksum: int) -> None:
         self.world.trace.add(self.world.loop.now_ns, self.number, "sync", size, checksum)

@@ -6,6 +6,7 @@ import random
 import pytest
 
 from blixard.simulation.clock import HostClock
+from blixard.simulation.damage import Trouble
 from blixard.simulation.disk import DiskImage, SimDisk, tear
 from blixard.simulation.loop import SimLoop
 from blixard.simulation.process import Process
@@ -116,3 +117,28 @@ def test_dead_process_writes_nothing():
     file.pwrite(0, b"xyz")
     bench.disk.unlink("log")
     assert bench.read("log") == b"abc"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_calls_that_move_too_little_are_repeated(seed):
+    bench = Bench(seed)
+    bench.image.trouble = Trouble(short=0.9)
+    data = bytes(range(256)) * 8
+    file = bench.write("log", data)
+    assert bench.read("log") == data
+    assert file.pread(2_000, 999) == data[2_000:]
+    assert bench.image.cut_short > 3
+    assert not bench.image.hurt
+    bench.image.crash()
+    assert bench.read("log") == data
+
+
+def test_power_loss_tears_a_write_between_its_pieces():
+    left = set()
+    for seed in range(30):
+        bench = Bench(seed)
+        bench.image.trouble = Trouble(short=1.0)
+        bench.write("log", b"").pwrite(0, b"abcdefgh")
+        bench.image.crash()
+        left.add(bench.read("log"))
+    assert len(left) > 5

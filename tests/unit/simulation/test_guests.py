@@ -1,5 +1,7 @@
 """Guests outlive the daemon, never the host, and never their deadline."""
 
+import asyncio
+
 import pytest
 
 from blixard.base.errors import BlixardError
@@ -138,3 +140,33 @@ def test_word_of_a_dead_daemon_arrives_and_counts_only_if_none_overtook_it():
     machine.run(20)
     [found] = machine.do(host, host.daemon.hypervisor.instances())
     assert (found.guard, found.guard_seq, found.guard_epoch) == ("fence", 2, 2)
+
+
+@pytest.mark.parametrize(("how", "fires_s"), [("freeze", 10.0), ("suspend", 13.0)])
+def test_time_outs_stand_still_in_a_suspend_alone(how, fires_s):
+    machine = Machine()
+    host = machine.world.hosts[0]
+    fired = []
+
+    async def sleeper():
+        loop = asyncio.get_running_loop()
+        began_s, boot_ns = loop.time(), host.daemon.env.boottime_ns()
+        await asyncio.sleep(5)
+        boot_s = (host.daemon.env.boottime_ns() - boot_ns) / 1e9
+        fired.append((machine.world.loop.now_ns / 1e9, loop.time() - began_s, boot_s))
+
+    host.drift_ppb = 0
+    host.crash()
+    host.boot()
+    host.start_daemon()
+    began_s = machine.world.loop.now_ns / 1e9
+    host.daemon.env.spawn(sleeper(), name="sleeper")
+    machine.run(2)
+    (host.freeze if how == "freeze" else host.suspend)()
+    machine.run(8)
+    host.thaw()
+    machine.run(9)
+    world_s, loop_s, boot_s = fired[0]
+    assert world_s - began_s == pytest.approx(fires_s)
+    assert loop_s == pytest.approx(5.0 if how == "suspend" else 10.0)
+    assert boot_s == pytest.approx(fires_s)

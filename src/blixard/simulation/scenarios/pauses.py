@@ -41,6 +41,17 @@ def suspended(stage: Stage) -> None:
         stage.until(90, stage.guests_ready, "the VMs run again")
 
 
+def monotonic_clock_stops(stage: Stage) -> None:
+    """Machines sleep for less and for more than a lease; their monotonic clocks stand meanwhile."""
+    stage.until(60, stage.guests_ready, "the VMs run")
+    for lasts_s in (2.0, stage.draw.uniform(3, 8), stage.draw.uniform(15, 40)):
+        host = max(stage.world.hosts, key=lambda h: len(h.guests.running()))
+        wake = stage.fault("suspend", host)
+        stage.run_for(lasts_s)
+        wake()
+        stage.until(90, stage.guests_ready, "the VMs run again")
+
+
 def _pids(hosts: list[Host]) -> dict[str, int]:
     """Return the process of every VM that runs on these hosts."""
     return {
@@ -123,6 +134,11 @@ SCENARIOS = (
         incident="etcd #15247: a resumed old leader revoked all leases",
         act=resumed_leader_revokes_nothing, node=True, nodes=5,
         happens=("pause", "healthy VMs watched"),
+    ),
+    Scenario(
+        name="clocks/monotonic-stops", rows=("fault/14", "fault/9"),
+        incident="Jepsen etcd 3.4.3, consul's sessions: a lease timed by a clock that sleeps too",
+        act=monotonic_clock_stops, node=True, happens=("suspend",),
     ),
     Scenario(
         name="clocks/wall-clocks-set", rows=("fault/14",),
