@@ -107,7 +107,8 @@ class QmpClient:
         if "event" in message:
             self._on_event(message)
             return
-        future = self._answers.get(message.get("id", 0))
+        number = message.get("id")  # may be anything: a guest may have taken its QEMU over
+        future = self._answers.get(number) if isinstance(number, int) else None
         if future is not None and not future.done():
             future.set_result(message)
 

@@ -13,6 +13,7 @@ from blixard.simulation.scenarios.stage import Scenario, Stage
 from blixard.simulation.world import Host
 
 _MOMENT_S = 30.0
+_TRIES = 10
 SMALL = RaftConfig(
     snapshot_entries=60, trailing_entries=20, segment_bytes=4 << 10, reserve_bytes=4096
 )
@@ -58,10 +59,14 @@ def _old_segment(host: Host) -> FileNode | None:
 
 def _damaged(stage: Stage, what: str, damage: Callable[[FileNode], None]) -> None:
     """Damage an old segment of a node that is down; its start must notice, and it is replaced."""
-    host = stage.follower()
-    stage.until(60, lambda: _old_segment(host) is not None, "several segments")
-    host.crash()
-    node = _old_segment(host)
+    host, node = stage.follower(), None
+    for _ in range(_TRIES):
+        stage.until(60, lambda: _old_segment(host) is not None, "several segments")
+        host.crash()
+        node = _old_segment(host)
+        if node is not None:
+            break
+        stage.back(host)  # the power loss took the name of the newest one
     assert node is not None
     damage(node)
     node.current = bytearray(node.durable)
