@@ -63,7 +63,7 @@ def leases_on_the_monotonic_clock():
     """Leases and the guard's deadlines run on a clock that stands still in a suspend."""
 
     def boottime_ns(env):
-        return env.process.clock.monotonic_ns(env._now_ns())
+        return env.process.clock.monotonic_ns(env.process.loop.now_ns)
 
     return all_of(
         patched(SimEnvironment, "boottime_ns", boottime_ns), guard_on_the_monotonic_clock()

@@ -11,7 +11,7 @@ from tests.simulation.planted import MUTANTS
 
 pytestmark = pytest.mark.simulation
 
-SEEDS = 10
+SEEDS = 5
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "developer-guide" / "mutants.md"
 QUICK = [mutant for mutant in MUTANTS if mutant.quick]
