@@ -78,7 +78,7 @@ pub enum Refusal {
     Swallowed,
 }
 
-/// One peer as the leader sees it.
+/// One peer as the leader sees it; `active`: heard since the quorum check before the last one.
 #[derive(Debug)]
 pub struct Peer {
     pub id: u64,
@@ -115,6 +115,7 @@ pub struct Core {
     mark: Mark,
     told: Option<Outlook>,
     reads: ReadTable,
+    heard: Vec<u64>,
     durable: HardState,
     unsaved: VecDeque<(u64, HardState)>,
 }
@@ -236,6 +237,7 @@ impl Core {
         let mark = (raw.raft.term, raw.raft.state);
         let mut core = Core {
             reads: ReadTable::new(settings.incarnation),
+            heard: Vec::new(),
             raw,
             settings,
             removed: false,
@@ -284,6 +286,7 @@ impl Core {
         }
         if mark != self.mark {
             self.reads.clear();
+            self.heard.clear();
             self.mark = mark;
         }
         let mut timeout = election_timeout(&self.settings, self.raw.raft.term, self.draws);
@@ -305,6 +308,16 @@ impl Core {
             raft.election_elapsed = raft.election_elapsed.min(self.settings.election_tick - 1);
         }
         let transferee = self.raw.raft.lead_transferee;
+        if was_leader && self.raw.raft.election_elapsed + 1 >= self.settings.election_tick {
+            // The quorum check of this tick forgets who was heard: a host that always looks right
+            // after it would never see anybody active.
+            let tracker = self.raw.raft.prs();
+            self.heard = tracker
+                .iter()
+                .filter(|(_, p)| p.recent_active)
+                .map(|(id, _)| *id)
+                .collect();
+        }
         let fired = self.raw.tick();
         if planted("transfer_never_ends") && self.is_leader() {
             self.raw.raft.lead_transferee = self.raw.raft.lead_transferee.or(transferee);
@@ -817,7 +830,7 @@ impl Core {
                 matched: p.matched,
                 next: p.next_idx,
                 state: progress_name(p.state),
-                active: p.recent_active || *id == self.settings.id,
+                active: p.recent_active || self.heard.contains(id) || *id == self.settings.id,
                 learner: tracker.conf().learners().contains(id),
             })
             .collect();

@@ -10,7 +10,7 @@ use raft::StateRole;
 
 use crate::cache::{Cache, SnapshotMark};
 use crate::codec::{decode_frame, decode_groups, encode_frames, encode_group};
-use crate::core::{election_timeout, recover, Core, Output, Refusal, Settings};
+use crate::core::{election_timeout, recover, Core, Output, Peer, Refusal, Settings};
 
 const VOTER: u8 = 0;
 const REMOVE: u8 = 1;
@@ -423,6 +423,33 @@ fn confirmed_reads_come_back_with_their_token() {
     net.run();
     assert_eq!(net.reads[0], [(5, 2)]);
     assert_eq!(net.reads[2], [(6, 2)]);
+}
+
+#[test]
+fn peers_stay_active_across_a_quorum_check() {
+    let mut net = Net::new(3);
+    net.elect(1);
+    let mut seen = Vec::new();
+    for window in 0..4 {
+        while net.of(1).raw.raft.election_elapsed + 1 < net.of(1).settings.election_tick {
+            net.of(1).tick();
+            net.collect();
+            net.wire.retain(|(to, _)| *to != 3 || window == 0);
+            net.run();
+        }
+        net.of(1).tick();
+        let active = |p: &Peer| p.active.then_some(p.id);
+        seen.push(
+            net.of(1)
+                .peers()
+                .iter()
+                .filter_map(active)
+                .collect::<Vec<_>>(),
+        );
+    }
+    assert_eq!(seen[0], [1, 2, 3]);
+    assert_eq!(seen[3], [1, 2]);
+    assert!(seen.iter().all(|active| active.contains(&2)));
 }
 
 #[test]
