@@ -41,7 +41,7 @@ def leader_removed(stage: Stage) -> None:
         stage.remove(old)
     except BlixardError as error:
         stage.expect(error.code == "NOT_LEADER", f"it answers {error.code}")
-    stage.until(_MOMENT_S, lambda: stage.another_leads(old), "another leads")
+    stage.another(old)
     stage.remove(old)
     stage.happened("leader removed")
     stage.writes(5, within_s=_MOMENT_S)

@@ -18,7 +18,7 @@ def minority_leader(stage: Stage) -> None:
         leader = stage.leader()
         beside = stage.draw.choice(stage.others(leader))
         heal = stage.fault("partition", leader, beside)
-        stage.until(_MOMENT_S, lambda old=leader: stage.another_leads(old), "another leads")  # type: ignore[misc]
+        stage.another(leader)
         stage.writes(5, within_s=_MOMENT_S)
         stage.run_for(stage.draw.choice((0.5, 5.0)))
         heal()
@@ -29,7 +29,7 @@ def leader_not_heard(stage: Stage) -> None:
     """What the leader sends does not arrive, while it hears all the others."""
     leader = stage.leader()
     stage.fault("one_way", leader)
-    stage.until(_MOMENT_S, lambda: stage.another_leads(leader), "another leads")
+    stage.another(leader)
     stage.writes(5, within_s=_MOMENT_S)
 
 
@@ -37,7 +37,7 @@ def leader_does_not_hear(stage: Stage) -> None:
     """The leader is heard by all, and hears nobody: it must not keep them from electing."""
     leader = stage.leader()
     stage.fault("one_way", *stage.others(leader))
-    stage.until(_MOMENT_S, lambda: stage.another_leads(leader), "another leads")
+    stage.another(leader)
     stage.writes(5, within_s=_MOMENT_S)
 
 
@@ -87,7 +87,7 @@ def held_back(stage: Stage) -> None:
         stage.fault("clog", leader, stage.follower(), lasts_s=lasts_s)
         stage.run_for(2)
         stage.fault("kill", leader, lasts_s=12)
-        stage.until(_MOMENT_S, lambda old=leader: stage.another_leads(old), "another leads")  # type: ignore[misc]
+        stage.another(leader)
         stage.run_for(lasts_s)
         stage.writes(3, within_s=_MOMENT_S)
 
@@ -99,7 +99,7 @@ def replayed(stage: Stage) -> None:
         stage.fault("replay", *stage.world.hosts, lasts_s=8)
         stage.run_for(2)
         stage.fault("pause", leader, lasts_s=12)
-        stage.until(_MOMENT_S, lambda old=leader: stage.another_leads(old), "another leads")  # type: ignore[misc]
+        stage.another(leader)
         stage.run_for(8)
     stage.writes(3, within_s=_MOMENT_S)
 

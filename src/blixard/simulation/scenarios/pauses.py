@@ -13,7 +13,7 @@ def leader(stage: Stage) -> None:
     for lasts_s in (2.0, 0.7, 8.0):
         old = stage.leader()
         resume = stage.fault("pause", old)
-        stage.until(_MOMENT_S, lambda old=old: stage.another_leads(old), "another leads")  # type: ignore[misc]
+        stage.another(old)
         stage.writes(5, within_s=_MOMENT_S)
         stage.run_for(lasts_s)
         resume()
@@ -35,7 +35,7 @@ def suspended(stage: Stage) -> None:
     for lasts_s in (stage.draw.uniform(1, 8), stage.draw.uniform(15, 40)):
         old = stage.leader()
         thaw = stage.fault("freeze", old)
-        stage.until(_MOMENT_S, lambda old=old: stage.another_leads(old), "another leads")  # type: ignore[misc]
+        stage.another(old)
         stage.run_for(lasts_s)
         thaw()
         stage.until(90, stage.guests_ready, "the VMs run again")

@@ -84,7 +84,7 @@ def hung_sync(stage: Stage) -> None:
     for _ in range(2):
         leader = stage.leader()
         stage.fault("stall", leader, lasts_s=12)
-        stage.until(8, lambda old=leader: stage.another_leads(old), "another leads")  # type: ignore[misc]
+        stage.another(leader, within_s=8)
         stage.writes(5, within_s=8)
         stage.run_for(10)
 
@@ -94,7 +94,7 @@ def full_leader(stage: Stage) -> None:
     leader = stage.leader()
     leader.image.capacity = leader.image.used + SMALL.min_free_bytes // 2
     stage.happened("leader's disk full")
-    stage.until(8, lambda: stage.another_leads(leader), "another leads")
+    stage.another(leader, within_s=8)
     stage.writes(10, within_s=8)
     leader.image.capacity = DEFAULT_CAPACITY
 

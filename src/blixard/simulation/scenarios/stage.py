@@ -30,6 +30,7 @@ from blixard.simulation.world import Host
 
 _FORM_S = 30.0
 _LEADER_S = 10.0
+_ANOTHER_LEADS_S = 20.0
 _HEALED_S = 3.0
 _CAUGHT_UP_S = 45.0  # a snapshot may be under way to a node that is gone: its request has 10 s
 _NEVER_MS = 10**12
@@ -244,6 +245,11 @@ class Stage(Simulation):
         """Tell whether a host other than *old* leads."""
         leaders = self.leaders()
         return bool(leaders) and leaders[0] is not old
+
+    def another(self, old: Host, within_s: float = _ANOTHER_LEADS_S) -> Host:
+        """Wait until a host other than *old* leads, and return it."""
+        self.until(within_s, lambda: self.another_leads(old), "another leads")
+        return self.leaders()[0]
 
     # acts
 

@@ -41,7 +41,7 @@ def leader_changes(stage: Stage) -> None:
         else:
             hand_over = functools.partial(stage.raft(old).transfer_leader, 0, timeout_s=5)
             stage.do(hand_over, within_s=8, host=old)
-        stage.until(10, functools.partial(stage.another_leads, old), "another host leads")
+        stage.another(old, within_s=10)
         stage.happened("leader changed")
         stage.run_for(1.5)
         stage.back(old)
