@@ -9,6 +9,7 @@ import msgspec
 from blixard.cluster.commands import decode_command, encode_command
 from blixard.simulation.cluster import App
 from blixard.simulation.observed import Watch
+from blixard.simulation.run import Simulation
 from blixard.simulation.scenarios.stage import Scenario, Stage
 from blixard.simulation.whole import NodeApp
 from blixard.simulation.world import Host
@@ -17,7 +18,7 @@ BAD = 3
 _FROM_INDEX = 60
 
 
-def prepare(stage: Stage) -> None:
+def prepare(stage: Simulation) -> None:
     """Let the first daemon of one host apply with its own clock; its hashes are not to be believed.
 
     Its difference is what the scenario is about: the oracles judge all other hosts, and that one
@@ -57,12 +58,12 @@ def _looks_at_its_own_clock(machine: Any) -> None:
     machine.apply = impure
 
 
-def _may_lead(stage: Stage, host: Host, raft: Any) -> None:
+def _may_lead(stage: Simulation, host: Host, raft: Any) -> None:
     if raft.is_leader and raft.in_quarantine:
         stage.oracles.fail("quarantine", f"host {host.number} leads in quarantine")
 
 
-def _believe_others(stage: Stage) -> None:
+def _believe_others(stage: Simulation) -> None:
     oracles = stage.oracles
     applied, restored, known = oracles.applied, oracles.restored, oracles.hashes
 
