@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 from guards import SHELL, Client, GuardProcess, boottime_ns, gone, until
 
+from blixard.base import priority
 from blixard.hypervisors.guard.cgroups import remove_abandoned
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -219,6 +220,16 @@ def test_each_instance_has_its_own_user_and_cgroup(guard: GuardProcess, client: 
     for uid, pid in pids.items():
         file, place = pathlib.Path(f"/proc/{pid}/cgroup"), f"/blixard/{guard.name}/{uid}\n"
         until(lambda: file.read_text().count(place) == len(used))  # noqa: B023 - called at once
+
+
+@ROOT
+def test_guard_waits_for_the_cpu_among_the_daemons_and_its_guests_do_not(
+    guard: GuardProcess, client: Client
+) -> None:
+    pid, managed = started(guard, client), priority.cpu_group(os.getpid())
+    own = f"/{priority.GROUP}" if managed == "/" else managed
+    assert priority.cpu_group(guard.process.pid) == own
+    until(lambda: priority.cpu_group(pid) == f"/blixard/{guard.name}/a")
 
 
 @ROOT

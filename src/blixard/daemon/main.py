@@ -12,6 +12,7 @@ import signal
 from blixard.api.server import ApiServer, ServerConfig
 from blixard.base.config_keys import Config
 from blixard.base.errors import BlixardError
+from blixard.base.priority import come_first, join_daemons, leave_daemons
 from blixard.cluster.leases import LeaseConfig
 from blixard.consensus.node import RaftConfig
 from blixard.daemon.bootstrap import transport_address
@@ -234,8 +235,15 @@ def _group(name: str) -> int:
 def run_node(config: Config) -> int:
     """Run the daemon in the foreground; return its exit code."""
     # A lease that is not renewed ends guests. Refused without the right: then as all others.
-    with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, NICE)
+    come_first(NICE)
+    join_daemons()
+    try:
+        return _run_node(config)
+    finally:
+        leave_daemons()
+
+
+def _run_node(config: Config) -> int:
     files = NodeFiles(config.cluster.data_dir)
     check_not_recovering(config.cluster.data_dir)
     stored = files.load()

@@ -16,6 +16,7 @@ import sys
 import time
 from typing import Any
 
+from blixard.base.priority import come_first, join_daemons, leave_daemons
 from blixard.hypervisors.guard import launch
 from blixard.hypervisors.guard.cgroups import Cgroups
 from blixard.hypervisors.guard.door import Door
@@ -82,8 +83,8 @@ def _drain(descriptor: Any) -> None:
 
 def _come_first() -> None:
     """Ask for the CPU before others, and to be spared when memory is short; both may be refused."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, _NICE)
+    come_first(_NICE)
+    join_daemons()
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write(str(_OOM_SCORE))
 
@@ -100,7 +101,10 @@ def main(arguments: list[str], idle_exit_s: float = IDLE_EXIT_S) -> int:
     os.ftruncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())
     _come_first()
-    Guard(state_dir, name, binaries, idle_exit_s).run()
+    try:
+        Guard(state_dir, name, binaries, idle_exit_s).run()
+    finally:
+        leave_daemons()
     return 0
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 
 from blixard.base.errors import BlixardError
+from blixard.base.priority import come_last
 
 LAST_LINES = 8
 NICE = 15  # a build must not keep the daemon from renewing its leases
@@ -54,6 +55,7 @@ async def run(argv: list[str], *, timeout_s: float, cwd: str = "/", check: bool 
         raise BlixardError(
             "IMAGE_BUILD_FAILED", f"{error.filename} is not installed: apt-get install util-linux"
         ) from error
+    come_last(process.pid, NICE)
     try:
         async with asyncio.timeout(timeout_s):
             out, err = await process.communicate()
