@@ -16,6 +16,7 @@ import msgspec
 from blixard.app import dev_layout as layout
 from blixard.app.dev_layout import Place
 from blixard.base.errors import BlixardError
+from blixard.base.priority import GROUP
 from blixard.cli.contexts import _replace, _text
 from blixard.cli.contexts_file import contexts_path
 
@@ -80,7 +81,7 @@ def guard_names(directory: str) -> list[str]:
 
 
 def remove_cgroups(names: list[str]) -> None:
-    """Remove the cgroups of guards that have ended; the shared parent if none is left.
+    """Remove the cgroups of guards that have ended; what they share if none of it is used.
 
     A process that is dying still holds its cgroup for an instant.
     """
@@ -95,9 +96,9 @@ def remove_cgroups(names: list[str]) -> None:
                 with contextlib.suppress(OSError):
                     one.rmdir()
         time.sleep(0.01)
-    for parent in parents:
+    for shared in (*parents, *(parent.with_name(GROUP) for parent in parents)):
         with contextlib.suppress(OSError):
-            parent.rmdir()
+            shared.rmdir()
 
 
 def write_context(environ: Mapping[str, str], nodes: list[Place]) -> str:
