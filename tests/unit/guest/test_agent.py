@@ -13,12 +13,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from blixard.base.errors import BlixardError
+from blixard.guest import protocol
 from blixard.guest.bundle import agent_source
 from blixard.hypervisors import channel as c
-from blixard.hypervisors.qemu.agent import AgentLink
+from blixard.hypervisors.qemu.agent import HELLO_NUMBER, AgentLink
 from tests.unit.hypervisors.streams import MemoryStream
 
 ROUND = 400_000
+STATUS = b'{"ready": true, "uptime_s": 7.0, "services": {}, "metrics": {}}'
 LAB = pathlib.Path(__file__).with_name("agent_process.py")
 
 
@@ -310,6 +312,58 @@ def test_bad_exec_is_an_error(tmp_path: pathlib.Path, payload: bytes) -> None:
         assert (await made.link.status()).ready
 
     run(tmp_path, scenario)
+
+
+def test_hello_amid_a_command_disturbs_nothing(tmp_path: pathlib.Path) -> None:
+    async def scenario(made: Lab) -> None:
+        stream = MemoryStream()
+        running = asyncio.ensure_future(made.link.exec(["cat"], tty=False, stream=stream))
+        stream.said.put_nowait(b"\x00before ")
+        async with asyncio.timeout(60):
+            await made.until(lambda: told(stream, b"before "))
+        for _ in range(3):
+            made.link._send(c.HELLO, HELLO_NUMBER, b'{"version": 1}')
+        assert (await made.link.status()).ready
+        stream.said.put_nowait(b"\x00after")
+        stream.said.put_nowait(None)
+        await running
+        assert stream.of(c.CLIENT_STDOUT) == b"before after"
+
+    async def told(stream: MemoryStream, text: bytes) -> bool:
+        return stream.of(c.CLIENT_STDOUT) == text
+
+    run(tmp_path, scenario)
+
+
+def test_lost_hello_is_said_again(tmp_path: pathlib.Path) -> None:
+    hellos: list[int] = []
+    left = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        decoder = protocol.Decoder()
+        while data := await reader.read(65_536):
+            for kind, number, _ in decoder.feed(data):
+                if kind == c.HELLO:
+                    hellos.append(number)
+                elif kind == c.STATUS:
+                    # Answers to further hellos come amid those to other requests.
+                    writer.write(c.encode(c.HELLO, hellos[0], b"{}") * 2)
+                    writer.write(c.encode(c.STATUS, number, STATUS))
+                if kind == c.HELLO and len(hellos) > 1:
+                    writer.write(c.encode(c.HELLO, number, b"{}"))
+        writer.close()
+        left.set()
+
+    async def main() -> None:
+        server = await asyncio.start_unix_server(serve, tmp_path / "port")
+        link = AgentLink(str(tmp_path / "port"))
+        async with server, asyncio.timeout(60):
+            assert [(await link.status()).uptime_s for _ in range(3)] == [7.0] * 3
+            await link.close()
+            await left.wait()
+
+    asyncio.run(main())
+    assert len(hellos) >= 2
 
 
 def test_nobody_there_is_unreachable(tmp_path: pathlib.Path) -> None:

@@ -16,6 +16,8 @@ from blixard.ports.hypervisor import GuestStatus
 from blixard.ports.transport import Stream
 
 HELLO_S = 2.0
+HELLO_AGAIN_S = 0.2
+HELLO_NUMBER = 0
 ANSWER_S = 2.0
 
 
@@ -112,12 +114,29 @@ class AgentLink:
                 raise BlixardError("GUEST_UNREACHABLE", "the agent did not say hello")
 
     async def _open(self) -> tuple[int, bytes]:
-        """Connect and say hello; the guest may have no clock of its own, so it gets the time."""
+        """Connect and say hello."""
         reader, self._writer = await asyncio.open_unix_connection(self._path)
         reading = self._read(reader, self._writer)
         self._reading = asyncio.get_running_loop().create_task(reading, name="agent")
-        hello = {"version": c.VERSION, "time": time.time()}
-        return await self._asked(c.HELLO, json.dumps(hello).encode())
+        return await self._greeted()
+
+    async def _greeted(self) -> tuple[int, bytes]:
+        """Say hello until it is answered; answers to further hellos find nobody that waits.
+
+        An agent that learns late that one host left and the next came throws its answer away with
+        all that was for the one before.
+        """
+        answer: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+        self._answers[HELLO_NUMBER] = answer
+        try:
+            while not answer.done():
+                # The guest may have no clock of its own, so each hello tells the time.
+                hello = {"version": c.VERSION, "time": time.time()}
+                self._send(c.HELLO, HELLO_NUMBER, json.dumps(hello).encode())
+                await asyncio.wait([answer], timeout=HELLO_AGAIN_S)
+            return answer.result()
+        finally:
+            self._answers.pop(HELLO_NUMBER, None)
 
     async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         decoder = c.Decoder()
