@@ -1,6 +1,6 @@
 //! The log in memory: what the consensus engine reads back. Durability is the caller's.
 
-use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};
@@ -28,7 +28,7 @@ pub struct Cache {
     pub hard_state: HardState,
     pub snapshot: SnapshotMark,
     /// A peer needs a snapshot that is newer than the one at hand.
-    pub wanted: Cell<bool>,
+    pub wanted: AtomicBool,
     /// The log on disk disagrees with the snapshot: it must be told to start anew after it.
     pub discordant: bool,
     base_index: u64,
@@ -158,7 +158,7 @@ impl Storage for Cache {
         let usable =
             mark.index >= request_index && mark.index >= self.base_index && mark.includes(to);
         if mark.index == 0 || !usable {
-            self.wanted.set(true);
+            self.wanted.store(true, Ordering::Relaxed);
             return Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable));
         }
         let mut snapshot = Snapshot::default();

@@ -1,6 +1,7 @@
 //! The engine behind guards: what tikv/raft-rs 0.7.0 leaves to its host is settled here.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use protobuf::Message as _;
@@ -800,7 +801,7 @@ impl Core {
         let store = self.raw.mut_store();
         if mark.index > store.snapshot.index {
             store.snapshot = mark;
-            store.wanted.set(false);
+            store.wanted.store(false, Ordering::Relaxed);
         }
         let limit = compact_to.min(store.snapshot.index).min(store.end_index());
         store.compact(limit);
@@ -809,7 +810,7 @@ impl Core {
 
     /// Whether a peer waits for a snapshot newer than the one offered.
     pub fn wants_snapshot(&self) -> bool {
-        self.is_leader() && self.raw.store().wanted.get()
+        self.is_leader() && self.raw.store().wanted.load(Ordering::Relaxed)
     }
 
     /// Members as the engine has applied them.

@@ -1,4 +1,4 @@
-//! The Python face: one unsendable object per node; a panic poisons it for good.
+//! The Python face: one object per node, dropped on whatever thread collects it; a panic poisons it for good.
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
@@ -55,7 +55,7 @@ fn from_conf_state(state: &ConfState) -> Conf {
     )
 }
 
-#[pyclass(unsendable, module = "blixard._raft")]
+#[pyclass(module = "blixard._raft")]
 struct RawRaft {
     core: Option<Core>,
     poison: String,

@@ -22,7 +22,7 @@ class RecoveryError(ValueError):
     """The log cannot be rebuilt: (record number, message)."""
 
 class RawRaft:
-    """One node's engine; belongs to the thread that made it."""
+    """One node's engine; used by one thread at a time, dropped by any."""
 
     def __init__(
         self,

@@ -1,3 +1,4 @@
+import threading
 from typing import Any
 
 import pytest
@@ -31,6 +32,18 @@ def test_panic_poisons_the_engine_for_good() -> None:
     for call in (engine.campaign, engine.ready, engine.state, engine.peers):
         with pytest.raises(RaftPanicError, match="out of range"):
             call()
+
+
+def test_engine_is_dropped_by_any_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    complaints: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", complaints.append)
+    engines = [make()]
+    engines[0].campaign()
+    collector = threading.Thread(target=engines.clear)
+    collector.start()
+    collector.join(60)
+    assert engines == []
+    assert complaints == []
 
 
 def test_sole_voter_commits_what_is_durable() -> None:
