@@ -26,6 +26,9 @@ create_exception!(
     "The log cannot be rebuilt: (record number, message)."
 );
 
+/// The number of this module's interface; `blixard.consensus` asks for the same one.
+const INTERFACE: u32 = 1;
+
 type PeerRow = (u64, u64, u64, &'static str, bool, bool);
 type OutlookRow = (&'static str, u64, u64, u64, u64, bool);
 type Conf = (Vec<u64>, Vec<u64>, Vec<u64>, Vec<u64>, bool);
@@ -371,6 +374,7 @@ impl RawRaft {
 #[pymodule]
 fn _raft(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<RawRaft>()?;
+    module.add("INTERFACE", INTERFACE)?;
     module.add("RaftPanicError", module.py().get_type::<RaftPanicError>())?;
     module.add("RecoveryError", module.py().get_type::<RecoveryError>())?;
     #[cfg(feature = "mutants")]

@@ -15,6 +15,8 @@ _Ready = tuple[
     list[tuple[int, int]],
 ]
 
+INTERFACE: int
+
 class RaftPanicError(RuntimeError):
     """The engine broke an invariant; the process must stop."""
 

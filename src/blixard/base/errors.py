@@ -113,6 +113,12 @@ CODES: dict[str, CodeInfo] = {
         "another daemon uses the data directory",
         "stop it, or choose another data directory",
     ),
+    "EXTENSION_STALE": CodeInfo(
+        500,
+        1,
+        "the native extension was built from another version of the source than this program",
+        "run make setup in the source tree, then start again",
+    ),
     # joining
     "JOIN_TOKEN_DAMAGED": CodeInfo(
         400, 2, "the token has a wrong character", "copy the token again"
