@@ -13,6 +13,7 @@ from blixard.consensus.saving import Saver
 from blixard.simulation.hypervisor import GuestWorld
 from blixard.simulation.register import RegisterMachine
 from blixard.vms import guarding, replicas
+from blixard.vms.worker import Worker
 
 
 @contextmanager
@@ -148,6 +149,15 @@ def older_words_count():
     return patched(GuestWorld, "counts", lambda *_: True)
 
 
+def renewed_while_it_was_armed():
+    """A lease that is renewed while the guard is told to arm: that it was does not matter."""
+
+    async def nothing(_worker, _armed_ns, _epoch):
+        return
+
+    return patched(Worker, "_tell_renewed", nothing)
+
+
 def crash_in_a_task():
     """A task of the node raises."""
     heard = RaftNode._on_ticks
@@ -170,9 +180,10 @@ RAFT_MUTANTS = {
     "crash_in_a_task": (crash_in_a_task, "crash"),
 }
 GUARD_MUTANTS = {
-    "counted_before_the_word": counted_before_the_word,
-    "disarmed_before_the_commit": disarmed_before_the_commit,
-    "older_words_count": older_words_count,
+    "counted_before_the_word": (counted_before_the_word, "double run"),
+    "disarmed_before_the_commit": (disarmed_before_the_commit, "double run"),
+    "older_words_count": (older_words_count, "double run"),
+    "renewed_while_it_was_armed": (renewed_while_it_was_armed, "healthy"),
 }
 NODE_MUTANTS = {
     "guard_armed_too_late": (guard_armed_too_late, "double run"),

@@ -235,12 +235,19 @@ class Worker:
         self._say(started=True)
 
     async def _tell_guard(self, spec: InstanceSpec, epoch: int) -> None:
-        hypervisor = self._tools.hypervisor
+        hypervisor, authority = self._tools.hypervisor, self._tools.authority
         if mode_of(spec) == "fence":
-            deadline_ns = self._tools.authority.deadline_ns
+            deadline_ns = authority.deadline_ns
             await hypervisor.arm(self.uid, deadline_ns, epoch=epoch, seq=spec.guard_seq)
+            await self._tell_renewed(deadline_ns, epoch)
         elif spec.guard_seq:
             await hypervisor.disarm(self.uid, seq=spec.guard_seq)
+
+    async def _tell_renewed(self, armed_ns: int, epoch: int) -> None:
+        """The guard may have heard of a renewal before it knew that this instance is armed."""
+        authority = self._tools.authority
+        if authority.epoch == epoch and authority.deadline_ns > armed_ns:
+            await self._tools.hypervisor.extend(authority.deadline_ns)
 
     async def _switch_guard(self) -> None:
         """``onPartition`` changed while it runs; the check that follows reports what came of it."""
