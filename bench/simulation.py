@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import itertools
 import json
 import multiprocessing
@@ -31,7 +30,7 @@ import msgspec
 
 from blixard.simulation.loop import SimLoop
 from blixard.simulation.planning import Fault, Plan
-from blixard.simulation.run import Options, Report, Simulation, simulate
+from blixard.simulation.run import Options, Report, simulate
 from blixard.simulation.scenarios.scale import hundred_nodes
 
 PARTS = ("loop", "speed", "seeds", "twice", "hundred", "partitions")
@@ -148,8 +147,7 @@ def _one(seed: int) -> tuple[Report, float]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         report = simulate(Options(seed=seed, nodes=NODES, duration_s=DURATION_S, node=True))
-        core_s = time.process_time() - began
-        gc.collect()
+    core_s = time.process_time() - began
     if caught:
         texts = tuple(f"warning: {warning.message}" for warning in caught)
         report = msgspec.structs.replace(report, ok=False, violations=report.violations + texts)
@@ -250,7 +248,7 @@ def _cut(run: tuple[str, tuple[int, ...]]) -> tuple[tuple[str, tuple[int, ...]],
     }[kind]
     seed = sum(1 << number for number in subset) + 100 * len(kind)
     options = Options(seed=seed, nodes=NODES, duration_s=_CUT_RUN_S, node=True)
-    return run, Simulation(options, plan=Plan((fault,), _HEAL_MS)).run()
+    return run, simulate(options, plan=Plan((fault,), _HEAL_MS))
 
 
 ROWS: dict[str, Callable[[argparse.Namespace], Figures]] = {

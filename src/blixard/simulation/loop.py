@@ -141,9 +141,9 @@ class SimLoop(ClosedWorldLoop):
         """Run *callback* after *delay* seconds of the process's clock."""
         process = self.current if context is None else context.get(PROCESS) or self.root
         when_ns = self.now_ns + process.clock.world_delay_ns(delay)
-        handle = self.schedule(when_ns, callback, args, context or process.context, process)
-        handle.timer = True
-        return handle
+        return self.schedule(
+            when_ns, callback, args, context or process.context, process, timer=True
+        )
 
     def call_at(  # type: ignore[override]
         self,
@@ -158,9 +158,9 @@ class SimLoop(ClosedWorldLoop):
         clock = process.clock
         host_ns = math.ceil(when * BILLION) + clock.asleep_ns
         when_ns = max(clock.world_at_ns(host_ns), self.now_ns + 1)
-        handle = self.schedule(when_ns, callback, args, context or process.context, process)
-        handle.timer = True
-        return handle
+        return self.schedule(
+            when_ns, callback, args, context or process.context, process, timer=True
+        )
 
     def schedule(
         self,
@@ -169,9 +169,11 @@ class SimLoop(ClosedWorldLoop):
         args: tuple[Any, ...],
         context: contextvars.Context,
         process: Process,
+        *,
+        timer: bool = False,
     ) -> SimHandle:
         """Run *callback* at a time of the world."""
-        handle = SimHandle(process, callback, args, context, when_ns)
+        handle = SimHandle(process, callback, args, context, when_ns, timer)
         heappush(self._heap, (when_ns, self._next(), handle))
         return handle
 

@@ -43,8 +43,7 @@ class Nap:
         loop = process.loop
         self._wake, self._context = wake, context
         when_ns = loop.now_ns + process.clock.world_delay_ns(self._delay_s)
-        self._handle = loop.schedule(when_ns, self._end, (), context, process)
-        self._handle.timer = True
+        self._handle = loop.schedule(when_ns, self._end, (), context, process, timer=True)
 
     def cancel(self, msg: object = None) -> bool:
         """Wake the task with a CancelledError; False: it is awake."""

@@ -13,6 +13,7 @@ from blixard.base.errors import BlixardError
 from blixard.simulation.cluster import App, Factory, RaftApp
 from blixard.simulation.contention import check_final
 from blixard.simulation.faults import Injector
+from blixard.simulation.garbage import freeze, uncollected
 from blixard.simulation.knobs import Knobs, draw_knobs
 from blixard.simulation.loop import LivelockError
 from blixard.simulation.observed import Watch, watch_votes
@@ -163,16 +164,13 @@ class Simulation:
     def run(self) -> Report:
         """Run all phases and return what came out."""
         began = time.perf_counter()
-        gc.collect()  # the run before, whose objects refer to each other
-        gc.disable()
-        try:
-            self._phases()
-        except LivelockError as error:
-            self.oracles.fail("livelock", str(error))
-        finally:
-            gc.enable()
-        report = self._report(time.perf_counter() - began)
-        self.world.close()
+        with uncollected():
+            try:
+                self._phases()
+            except LivelockError as error:
+                self.oracles.fail("livelock", str(error))
+            report = self._report(time.perf_counter() - began)
+            self.world.close()
         return report
 
     def _phases(self) -> None:
@@ -366,17 +364,12 @@ class Simulation:
         )
 
 
-@functools.cache
-def _freeze() -> None:
-    """Look no more at what was imported: collections would mostly walk through that.
-
-    Called while no run exists, for what it freezes is never freed.
-    """
-    gc.collect()
-    gc.freeze()
-
-
-def simulate(options: Options, *, factory: Factory | None = None) -> Report:
-    """Run one seed."""
-    _freeze()
-    return Simulation(options, factory=factory).run()
+def simulate(
+    options: Options, *, factory: Factory | None = None, plan: Plan | None = None
+) -> Report:
+    """Run one seed, and free all of it: its objects refer to each other."""
+    freeze()
+    with uncollected():
+        report = Simulation(options, factory=factory, plan=plan).run()
+        gc.collect()
+    return report

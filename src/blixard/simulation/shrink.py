@@ -13,7 +13,7 @@ import msgspec
 
 from blixard.base.errors import BlixardError
 from blixard.simulation.planning import Plan
-from blixard.simulation.run import Options, Report, Simulation
+from blixard.simulation.run import Options, Report, simulate
 
 TRIES_MAX = 400
 _SHORTEST_MS = 50
@@ -49,7 +49,7 @@ Said = Callable[[str], None]
 
 def run_case(case: Case) -> Report:
     """Run a case."""
-    return Simulation(case.options, plan=case.plan).run()
+    return simulate(case.options, plan=case.plan)
 
 
 def name_of(violation: str) -> str:

@@ -133,10 +133,11 @@ class SimTransport:
         handler = self._requests.get(method)
         body: ErrorBody | None = None
         result = b""
-        task = asyncio.current_task()
+        loop = self.process.loop
+        task = asyncio.current_task(loop)  # without the loop it costs a system call
         assert task is not None
         # asyncio.timeout costs more, and nobody waits for an error of the deadline.
-        expiry = self.process.loop.call_later(timeout_s, task.cancel)
+        expiry = loop.call_later(timeout_s, task.cancel)
         try:
             if handler is None:
                 raise BlixardError("UNREACHABLE", f"{method} is not served by {self.uid}")

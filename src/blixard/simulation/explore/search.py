@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable
 
@@ -12,6 +11,7 @@ from blixard.simulation.explore.canonical import Canon
 from blixard.simulation.explore.model import Model, double_run
 from blixard.simulation.explore.rules import LEASE, Rules
 from blixard.simulation.explore.state import Budget, State, first_state
+from blixard.simulation.garbage import uncollected
 
 PROGRESS_EVERY = 20_000
 STATES_MAX = 5_000_000
@@ -49,13 +49,8 @@ def explore(
 ) -> Result:
     """Visit every state of *scope* once; stop at the first violation or at the bound."""
     # States are tuples of tuples: nothing to collect, and millions to look through.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    with uncollected():
         return _explore(scope, rules, progress)
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _explore(scope: Scope, rules: type[Rules], progress: Callable[[int, int], None]) -> Result:
