@@ -104,9 +104,9 @@ def acknowledged_when_appended():
     """A client has its answer as soon as its entry stands in the leader's log."""
     flush = Proposals.flush
 
-    def hasty(self, engine, *, why_not):
+    def hasty(self, engine):
         tokens = [token for token, _ in self.queue]
-        flush(self, engine, why_not=why_not)
+        flush(self, engine)
         for token in tokens:
             self.done(token, True)
 

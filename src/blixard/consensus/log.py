@@ -154,6 +154,7 @@ class Log:
         self._segment_bytes = segment_bytes
         self._record_bytes = record_bytes
         self.segments: list[Segment] = []
+        self.size = 0  # the bytes of all segments
         self._file: File | None = None
         self._chain = 0
 
@@ -207,6 +208,7 @@ class Log:
         records += found
         highest = max(record.index for record in found)
         self.segments.append(Segment(number, path, end, highest))
+        self.size += end
         self._use(file, found[-1].checksum)
         return len(data) - end
 
@@ -242,11 +244,6 @@ class Log:
         self._file = file
         self._chain = chain
 
-    @property
-    def size(self) -> int:
-        """The bytes of all segments."""
-        return sum(segment.size for segment in self.segments)
-
     async def start_segment(self, state: bytes) -> None:
         """Begin a new file whose head repeats the hard state, so that older files may go.
 
@@ -266,6 +263,7 @@ class Log:
         await sync_file(file, path)
         await sync_directory(self._disk, self.directory)
         self.segments.append(Segment(number, path, len(record), 0))
+        self.size += len(record)
         self._use(file, checksum)
 
     @property
@@ -288,6 +286,7 @@ class Log:
             self._file.truncate(segment.size)
             raise
         segment.size += len(record)
+        self.size += len(record)
         segment.last_index = max(segment.last_index, last_index)
         self._chain = checksum
 
@@ -304,6 +303,7 @@ class Log:
         removed = 0
         while len(self.segments) > 1 and self.segments[0].last_index <= index:
             segment = self.segments.pop(0)
+            self.size -= segment.size
             self._disk.unlink(segment.path)
             await sync_directory(self._disk, self.directory)
             removed += 1

@@ -292,9 +292,8 @@ class RaftNode(Passes):
             raise BlixardError(
                 "TOO_LARGE", f"{len(data)} bytes, at most {self._config.max_entry_bytes}"
             )
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        self._proposals.add(data, future, loop.time() + timeout_s)
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._proposals.add(data, future, self._loop.time() + timeout_s)
         self.wake()
         return await future
 
@@ -321,9 +320,8 @@ class RaftNode(Passes):
             raise BlixardError("NO_QUORUM", "the node does not run")
         if self._comparison.quarantine is not None:
             raise BlixardError("QUARANTINED", self._comparison.quarantine.text())
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[int] = loop.create_future()
-        self._reads.add(Waiter(future, loop.time() + timeout_s, leader_only))
+        future: asyncio.Future[int] = self._loop.create_future()
+        self._reads.add(Waiter(future, self._loop.time() + timeout_s, leader_only))
         self.wake()
         return await future
 

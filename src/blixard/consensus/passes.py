@@ -134,8 +134,7 @@ class Passes:
 
     def _put_in(self) -> None:
         if self._proposals.queue and not self._core.state()[6]:
-            full = BlixardError("OVERLOADED", "too many bytes wait for a quorum")
-            self._proposals.flush(self._core, why_not=full)
+            self._proposals.flush(self._core)
         self._reads.issue(self._core, self._loop.time())
 
     def _handle(self, ready: Ready) -> None:

@@ -57,8 +57,8 @@ class Proposals:
         """Wait for an entry that stands in the log already."""
         self.pending[token] = Pending(future, deadline, appended=True)
 
-    def flush(self, engine: ProposalEngine, *, why_not: BlixardError) -> None:
-        """Hand the queue to the engine; what it does not take fails with *why_not*."""
+    def flush(self, engine: ProposalEngine) -> None:
+        """Hand the queue to the engine; what it does not take fails with OVERLOADED."""
         while self.queue:
             batch = self.queue[: self._max_batch]
             del self.queue[: self._max_batch]
@@ -70,7 +70,8 @@ class Proposals:
                     if pending is not None:
                         pending.appended = True
                 else:
-                    self.fail(token, why_not)
+                    full = BlixardError("OVERLOADED", "too many bytes wait for a quorum")
+                    self.fail(token, full)
 
     def done(self, token: int, result: Any) -> None:
         """Answer the caller whose entry was applied."""

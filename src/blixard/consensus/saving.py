@@ -48,7 +48,7 @@ class Saver:
         self._room = room
         self._saved = saved
         self._queue: deque[Save] = deque()
-        self._wake = asyncio.Event()
+        self._idling: asyncio.Future[None] | None = None  # run waits for it; cheaper than an Event
         self._busy = False
         self.since: float | None = None
         self.last_sync_s = 0.0
@@ -61,7 +61,8 @@ class Saver:
     def add(self, save: Save) -> None:
         """Queue one ready, in order."""
         self._queue.append(save)
-        self._wake.set()
+        if self._idling is not None and not self._idling.done():
+            self._idling.set_result(None)
 
     def pending_s(self, now: float) -> float:
         """Return for how long the current write has not become durable."""
@@ -69,11 +70,12 @@ class Saver:
 
     async def run(self) -> None:
         """Write what is queued until cancelled; an error of the disk stops the process."""
+        self._loop = asyncio.get_running_loop()
         while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._queue:
-                await self._save_some()
+            if not self._queue:
+                self._idling = self._loop.create_future()
+                await self._idling
+            await self._save_some()
 
     async def _save_some(self) -> None:
         batch = self._take_batch()
@@ -96,14 +98,14 @@ class Saver:
         return batch
 
     async def _make_durable(self, payload: bytes, last_index: int) -> None:
-        loop = asyncio.get_running_loop()
-        self.since = loop.time()
+        time = self._loop.time
+        self.since = time()
         try:
             while not await self._write(payload, last_index):
                 await asyncio.sleep(self._config.tick_s)
-            started = loop.time()
+            started = time()
             await self._log.sync()
-            self.last_sync_s = loop.time() - started
+            self.last_sync_s = time() - started
         except OSError as error:
             self._env.fatal(f"the log could not be written: {error}")
         except BlixardError as error:

@@ -37,6 +37,7 @@ async def fill(disk: MemoryDisk, payloads: list[bytes], segment_bytes: int = 1 <
         log.write(payload, index + 1)
         await log.sync()
         ends.append(log.segments[-1].size)
+        assert log.size == sum(segment.size for segment in log.segments)
     log.close()
     return ends
 
@@ -121,8 +122,10 @@ def test_segments_are_chained_and_removed_oldest_first() -> None:
         found = await log.open()
         assert sum(r.kind == GROUP for r in found.records) == 20
         assert len(log.segments) > 5
+        assert log.size == sum(segment.size for segment in log.segments)
         first_left = log.segments[3].number
         assert await log.remove_before(log.segments[2].last_index) == 3
+        assert log.size == sum(segment.size for segment in log.segments)
         again = new_log(disk, 200)
         await again.open()
         assert again.segments[0].number == first_left

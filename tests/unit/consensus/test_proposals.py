@@ -19,7 +19,6 @@ class Engine:
         return self.takes
 
 
-FULL = BlixardError("OVERLOADED")
 MOVED = BlixardError("NOT_LEADER")
 
 
@@ -52,7 +51,7 @@ def test_queue_leaves_in_bounded_batches() -> None:
     def scenario() -> None:
         proposals, engine = make(), Engine()
         futures = add(proposals, 7)
-        proposals.flush(engine, why_not=FULL)
+        proposals.flush(engine)
         assert [len(batch) for batch in engine.batches] == [3, 3, 1]
         for token, _ in itertools.chain(*engine.batches):
             proposals.done(token, token)
@@ -65,7 +64,7 @@ def test_batch_that_is_not_taken_fails() -> None:
     def scenario() -> None:
         proposals = make()
         futures = add(proposals, 2)
-        proposals.flush(Engine(takes=False), why_not=FULL)
+        proposals.flush(Engine(takes=False))
         assert [code(future) for future in futures] == ["OVERLOADED", "OVERLOADED"]
         assert not proposals.pending
 
@@ -76,7 +75,7 @@ def test_lost_leadership_is_unknown_only_for_what_was_appended() -> None:
     def scenario() -> None:
         proposals = make()
         (appended,) = add(proposals, 1)
-        proposals.flush(Engine(), why_not=FULL)
+        proposals.flush(Engine())
         (queued,) = add(proposals, 1)
         proposals.lost_leadership(MOVED)
         assert (code(appended), code(queued)) == ("OUTCOME_UNKNOWN", "NOT_LEADER")
@@ -89,7 +88,7 @@ def test_deadline_is_unknown_only_for_what_was_appended() -> None:
     def scenario() -> None:
         proposals = make()
         (appended,) = add(proposals, 1)
-        proposals.flush(Engine(), why_not=FULL)
+        proposals.flush(Engine())
         (queued,) = add(proposals, 1)
         (patient,) = add(proposals, 1, deadline=9.0)
         proposals.tick(1.0)
@@ -121,7 +120,7 @@ def test_bytes_that_wait_are_bounded() -> None:
         proposals.add(b"x" * 100, future, 1.0)  # one always fits
         with pytest.raises(BlixardError, match="OVERLOADED"):
             proposals.add(b"y", future, 1.0)
-        proposals.flush(Engine(), why_not=FULL)
+        proposals.flush(Engine())
         proposals.add(b"x" * 6, future, 1.0)
         with pytest.raises(BlixardError, match="OVERLOADED"):
             proposals.add(b"y" * 6, future, 1.0)
