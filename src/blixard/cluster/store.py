@@ -99,7 +99,8 @@ class Store:
 
     def kind_revisions(self, kinds: Iterable[str]) -> tuple[int, ...]:
         """Return the revision of the last change of each kind."""
-        return tuple(self._maps.revisions.get(kind, 0) for kind in kinds)
+        last = self._maps.revisions.get
+        return tuple([last(kind, 0) for kind in kinds])
 
     def same(self, other: Store, kinds: Iterable[str]) -> bool:
         """Tell whether both hold the very same objects of those kinds (no is always safe)."""
