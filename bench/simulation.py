@@ -93,7 +93,11 @@ async def _sleepers() -> None:
 
 
 def speed(_wanted: argparse.Namespace) -> Figures:
-    """Virtual seconds per second of one core: three nodes, ten clients, everything on."""
+    """Virtual seconds per second of one core: three nodes, ten clients, everything on.
+
+    All virtual seconds count, as all CPU time does: also those after the nominal duration, in
+    which the nodes settle and lose power.
+    """
     options = [
         Options(seed=seed, nodes=3, clients=10, duration_s=DURATION_S, node=True)
         for seed in range(1, SPEED_SEEDS + 1)
@@ -106,8 +110,10 @@ def speed(_wanted: argparse.Namespace) -> Figures:
     for report in failed:
         objection(report, f"speed, seed {report.seed}")
     callbacks = sum(report.callbacks for report in reports)
+    virtual_s = sum(report.virtual_s for report in reports)
     return {
-        "real_time_factor_3_nodes_10_clients": round(len(reports) * DURATION_S / core_s, 1),
+        "real_time_factor_3_nodes_10_clients": round(virtual_s / core_s, 1),
+        "of_the_nominal_duration_alone": round(len(reports) * DURATION_S / core_s, 1),
         "callbacks_per_core_s": round(callbacks / core_s),
         "requests_per_client_and_virtual_s": round(
             sum(report.client_rate for report in reports) / len(reports), 2

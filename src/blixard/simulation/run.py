@@ -78,6 +78,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     guest_runs: int
     stops: int
     replaced: int
+    virtual_s: float  # with what follows on the duration: settling, and a power loss of all
     wall_s: float
 
 
@@ -360,6 +361,7 @@ class Simulation:
             guest_runs=self.oracles.runs,
             stops=world.stops,
             replaced=self.repairs.done,
+            virtual_s=round(world.loop.now_ns / SECOND, 3),
             wall_s=round(wall_s, 3),
         )
 
