@@ -19,7 +19,7 @@ _NUMBERS = struct.Struct("<QQQ")
 _PAIR = struct.Struct("<QQ")
 _COUNT = struct.Struct("<I")
 _KEPT = 4_096
-_READ = 256  # an entry stands, byte for byte, on the disks of all hosts
+_READ = 4_096  # an entry stands, byte for byte, on the disks of all hosts
 _HAS_STATE, _HAS_SNAPSHOT = 1, 2
 
 Entry = tuple[int, int]  # (term, checksum of the data)
@@ -136,30 +136,28 @@ class DurableLog:
             position += _COUNT.size
             for _ in range(count):
                 (length,) = _COUNT.unpack_from(payload, position)
-                position += _COUNT.size
-                self._entry(payload[position : position + length])
-                position += length
+                start = position + _COUNT.size
+                position = start + length
+                self._entry(*read_entry(payload[start:position]))
 
     def _restart_at(self, first: int) -> None:
         self.first, self.entries = first, []
 
-    def _entry(self, message: bytes) -> None:
-        term, index, checksum = read_entry(message)
-        place = index - self.first
-        if not self.entries or place < 0:
-            self._restart_at(index)
-            place = 0
-        if place < len(self.entries) and self.entries[place][0] != term:
-            self._on_conflict()
-        del self.entries[place:]
-        if place > len(self.entries):
-            self._restart_at(index)
-        self.entries.append((term, checksum))
+    def _entry(self, index: int, entry: Entry) -> None:
+        place, entries = index - self.first, self.entries
+        if place != len(entries) or not entries:
+            if not entries or place < 0 or place > len(entries):
+                self._restart_at(index)
+            else:
+                if entries[place][0] != entry[0]:
+                    self._on_conflict()
+                del entries[place:]
+        self.entries.append(entry)
 
 
 @lru_cache(_READ)
-def read_entry(message: bytes) -> tuple[int, int, int]:
-    """Return (term, index, checksum of the data) of an entry in the engine's encoding."""
+def read_entry(message: bytes) -> tuple[int, Entry]:
+    """Return (index, (term, checksum of the data)) of an entry in the engine's encoding."""
     term = index = checksum = position = 0
     size = len(message)
     while position < size:
@@ -181,4 +179,4 @@ def read_entry(message: bytes) -> tuple[int, int, int]:
             if tag == 0x22:
                 checksum = crc32(message[position : position + value])
             position += value
-    return term, index, checksum
+    return index, (term, checksum)
