@@ -6,6 +6,7 @@ import errno
 import random
 import zlib
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from blixard.base.whole import read_whole, write_whole
@@ -19,6 +20,7 @@ MISDIRECTED_BYTES = 4096
 _APPLIED, _TORN, _ZEROED = 0.4, 0.2, 0.05  # the rest is lost
 _SLOW_SYNC = 0.01
 _LOG_FILE = ".log"
+_PATHS = 256  # remembered, for the same ones are looked up again and again
 
 Operation = tuple[int, bytes | None]  # (offset, data), or (new size, None)
 
@@ -280,8 +282,9 @@ class DiskImage:
         self.used += growth
 
 
-def _parts(path: str) -> list[str]:
-    return [part for part in path.split("/") if part not in ("", ".")]
+@lru_cache(_PATHS)
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(part for part in path.split("/") if part not in ("", "."))
 
 
 def _split(path: str) -> tuple[str, str]:
