@@ -97,16 +97,16 @@ class History:
 
     def begin(self, request_id: str, client: int, kind: Kind, slot: int, expected: str) -> Request:
         """Note a request that is about to be sent."""
-        known = self.keys.setdefault(self.key_of(slot), KeyHistory())
-        if known.asked >= REQUESTS_PER_KEY:
-            old = self.key_of(slot)
-            self._generations[slot] += 1
-            self._keys[slot] = f"k{slot}g{self._generations[slot]}"
+        key = self._keys[slot]
+        known = self.keys.get(key)
+        if known is not None and known.asked >= REQUESTS_PER_KEY:
             if not known.open:
-                self._judge(old, known)
-            known, expected = KeyHistory(), ""
-        key = self.key_of(slot)
-        self.keys[key] = known
+                self._judge(key, known)
+            self._generations[slot] += 1
+            key = self._keys[slot] = f"k{slot}g{self._generations[slot]}"
+            known, expected = None, ""
+        if known is None:
+            known = self.keys[key] = KeyHistory()
         if kind == "cas" and not expected:
             kind = "write"
         known.asked += 1

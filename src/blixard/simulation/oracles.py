@@ -183,7 +183,10 @@ class Oracles(Observer):
         groups = [v for since, v in self._voters if v]
         if len(groups) == 2 and self._voters[-1][0] + _CHANGE_IS_RECENT < index:
             del groups[0]
-        if groups and not any(self._held(index, entry, voters) for voters in groups):
+        for voters in groups:
+            if self._held(index, entry, voters):
+                return
+        if groups:
             disks = {voter: self.disk_of(voter) for voter in groups[-1]}
             holders = [v for v, disk in disks.items() if disk and disk.holds(index, entry)]
             self.fail(

@@ -28,6 +28,8 @@ CLUSTER_ID = "01JSJM00000000000000000000"
 _RAFT = "raft"
 _COMMIT_S = 1.2
 _RETRY_S = 0.3
+_DECODE_ASK = msgspec.msgpack.Decoder(Ask).decode
+_ENCODE = msgspec.msgpack.Encoder().encode
 
 
 class NodeApp:
@@ -195,7 +197,7 @@ class NodeApp:
         return self.node.voter
 
     async def _ask(self, _uid: str, payload: bytes) -> bytes:
-        ask = msgspec.msgpack.decode(payload, type=Ask)
+        ask = _DECODE_ASK(payload)
         voter = self._voter()
         if not (ask.kind in ("write", "delete") or ask.stale):
             await voter.cluster.barrier(timeout_s=_COMMIT_S)
@@ -205,7 +207,7 @@ class NodeApp:
             answer = Answer(text, voter.raft.applied_index, self._env.process.name)
         else:
             answer = Answer(await self._change(voter.cluster, ask))
-        return msgspec.msgpack.encode(answer)
+        return _ENCODE(answer)
 
     async def _change(self, cluster: Cluster, ask: Ask) -> bool:
         """Do it under the client's request id; False: the key was not as expected."""
