@@ -271,9 +271,10 @@ async def run_node(number: int, base: int, root: str) -> RaftNode:
         await RaftNode.bootstrap(env, cluster_id="bench", member=me)
     else:
         await RaftNode.create_empty(env, cluster_id="bench", member=me)
-    await env.transport.listen(base + number)
     node = RaftNode(env, RaftConfig(), Counter())
     await node.start()
+    # Not before: a message that nobody takes yet would break its link for good.
+    await env.transport.listen(base + number)
     return node
 
 
