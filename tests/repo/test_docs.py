@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -94,6 +95,16 @@ def test_every_dependency_has_its_reason() -> None:
     rows = (ROOT / "docs/developer-guide/dependencies.md").read_text()
     listed = set(re.findall(r"^\| ([\w-]+(?:, [\w-]+)*) \|", rows, re.MULTILINE))
     assert names - {name for row in listed for name in row.split(", ")} == set()
+
+
+@pytest.mark.parametrize("path", [p for p in DOCUMENTS if blocks(p, "python")], ids=shown)
+def test_programs_run_as_written(path: pathlib.Path) -> None:
+    for block in blocks(path, "python"):
+        ran = subprocess.run(
+            [sys.executable, "-c", block.text], capture_output=True, text=True, check=False,
+            timeout=100, cwd=ROOT,
+        )  # fmt: skip
+        assert ran.returncode == 0, f"{shown(path)}:{block.line}\n{ran.stderr}"
 
 
 # -- against a cluster --

@@ -11,6 +11,7 @@ from blixard.simulation.capacity import Capacity
 from blixard.simulation.contents import Contents
 from blixard.simulation.durable import DurableLog, Entry
 from blixard.simulation.effects import Effects
+from blixard.simulation.guest_runs import GuestRuns
 from blixard.simulation.hypervisor import Observer
 from blixard.simulation.stops import Stops
 
@@ -53,14 +54,13 @@ class Oracles(Observer):
         self._promised: dict[int, int] = {}  # raft id -> last durable entry before its start
         self._highest = self._bytes = 0
         self._voters: list[tuple[int, tuple[int, ...]]] = []  # since which index, who
-        self._running: dict[str, dict[int, LaunchPlan]] = {}
         self.effects = Effects(self.fail)
         self.contents = Contents(self.fail)
         self.stops = Stops(self.fail, self._now_ns)
         self.capacity = Capacity(self.fail, self.stops.seen_by)
         self.under_load: Callable[[], bool] = lambda: False
         self.under_fault: Callable[[], bool] = lambda: False
-        self.runs = 0
+        self.guest_runs = GuestRuns(self._now_ns)
 
     def _now_ns(self) -> int:
         return self.now_ns()
@@ -229,18 +229,13 @@ class Oracles(Observer):
 
     def started(self, host: int, plan: LaunchPlan) -> None:
         """No instance runs on two hosts at one instant."""
-        self.runs += 1
         self.effects.started(plan)
-        running = self._running.setdefault(plan.instance_uid, {})
-        for other in sorted(running):
-            if other != host:
-                self.fail(
-                    "double run",
-                    f"{plan.instance_uid} starts on host {host} (run {plan.run}, epoch "
-                    f"{plan.node_epoch}) while it runs on host {other} (run {running[other].run}, "
-                    f"epoch {running[other].node_epoch})",
-                )
-        running[host] = plan
+        for other in self.guest_runs.started(host, plan):
+            self.fail(
+                "double run",
+                f"{plan.instance_uid} starts on host {host} (run {plan.run}, epoch "
+                f"{plan.node_epoch}) while {other.text()}",
+            )
         self.capacity.started(host, plan)
 
     def stopped(self, host: int, plan: LaunchPlan, *, ailing: bool, by_guard: bool) -> None:
@@ -251,5 +246,5 @@ class Oracles(Observer):
 
     def ended(self, host: int, plan: LaunchPlan) -> None:
         """The instance runs there no longer."""
-        self._running.get(plan.instance_uid, {}).pop(host, None)
+        self.guest_runs.ended(host, plan)
         self.capacity.ended(host, plan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from blixard.ports.hypervisor import LaunchPlan
+from blixard.simulation.guest_runs import GuestRun
 from blixard.simulation.planning import Plan
 from blixard.simulation.run import Options, Report, Simulation
 from blixard.simulation.trace import Event
@@ -23,16 +23,6 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
     what: str
 
 
-class GuestRun(msgspec.Struct, array_like=True):
-    """One run of an instance on a host; ``end_ns`` 0: it ran to the end."""
-
-    host: int
-    uid: str
-    run: int
-    begin_ns: int
-    end_ns: int = 0
-
-
 class Recording(msgspec.Struct, kw_only=True):
     """What came out of a run, and all that happened in it."""
 
@@ -43,33 +33,6 @@ class Recording(msgspec.Struct, kw_only=True):
     messages: list[Message]
     guests: list[GuestRun]
     dropped: int
-
-
-class _Guests:
-    """Keeps when guests ran, beside the oracles."""
-
-    def __init__(self, simulation: Simulation) -> None:
-        self.runs: list[GuestRun] = []
-        self._open: dict[tuple[int, str], GuestRun] = {}
-        self._now_ns = simulation.world.now_ns
-        oracles = simulation.oracles
-        self._started, self._ended = oracles.started, oracles.ended
-        oracles.started = self.started  # type: ignore[method-assign]
-        oracles.ended = self.ended  # type: ignore[method-assign]
-
-    def started(self, host: int, plan: LaunchPlan) -> None:
-        """Note a start and let the oracles judge it."""
-        run = GuestRun(host, plan.instance_uid, plan.run, self._now_ns())
-        self._open[(host, plan.instance_uid)] = run
-        self.runs.append(run)
-        self._started(host, plan)
-
-    def ended(self, host: int, plan: LaunchPlan) -> None:
-        """Note an end."""
-        run = self._open.pop((host, plan.instance_uid), None)
-        if run is not None:
-            run.end_ns = self._now_ns()
-        self._ended(host, plan)
 
 
 def record(options: Options, plan: Plan | None = None) -> Recording:
@@ -87,7 +50,6 @@ def record(options: Options, plan: Plan | None = None) -> Recording:
 
     simulation.world.trace.keep_all(EVENTS_MAX)
     simulation.world.network.on_sent = sent
-    guests = _Guests(simulation)
     report = simulation.run()
     return Recording(
         options=options,
@@ -95,6 +57,6 @@ def record(options: Options, plan: Plan | None = None) -> Recording:
         plan=simulation.plan or Plan((), 0),
         events=simulation.world.trace.last(),
         messages=messages,
-        guests=guests.runs,
+        guests=list(simulation.oracles.guest_runs.newest),
         dropped=dropped,
     )

@@ -170,8 +170,12 @@ class Simulation:
                 self._phases()
             except LivelockError as error:
                 self.oracles.fail("livelock", str(error))
-            report = self._report(time.perf_counter() - began)
-            self.world.close()
+            return self.conclude(time.perf_counter() - began)
+
+    def conclude(self, wall_s: float) -> Report:
+        """End the world and return what came out."""
+        report = self._report(wall_s)
+        self.world.close()
         return report
 
     def _phases(self) -> None:
@@ -272,7 +276,7 @@ class Simulation:
             if condition():
                 return True
             self.world.loop.run_until(self.world.loop.now_ns + _POLL_NS)
-        return False
+        return not self._failed() and condition()
 
     # questions
 
@@ -335,11 +339,16 @@ class Simulation:
         seconds = max(1, ended_ns - began_ns) / SECOND
         return round((after - before) / seconds / max(1, len(self.clients)), 2)
 
-    def _report(self, wall_s: float) -> Report:
+    def _violations(self) -> tuple[str, ...]:
+        """Return what the oracles said, and what broke without them."""
         world = self.world
         violations = [*self.oracles.violations, *(f"crash: {bug}" for bug in world.bugs)]
         violations += [f"error: {text}" for text in world.loop.errors]
         violations += [f"fatal: {text}" for text in world.fatals if not world.bugs]
+        return tuple(violations)
+
+    def _report(self, wall_s: float) -> Report:
+        world, violations = self.world, self._violations()
         world.note(0, "end", world.loop.steps)
         return Report(
             seed=self.options.seed,
@@ -347,7 +356,7 @@ class Simulation:
             duration_s=self.options.duration_s,
             ok=not violations,
             trace_hash=world.trace.digest(),
-            violations=tuple(violations),
+            violations=violations,
             replay=self.options.command(),
             mode=self.knobs.mode,
             callbacks=world.loop.steps,
@@ -358,7 +367,7 @@ class Simulation:
             client_rate=self._client_rate(),
             messages=world.network.sent,
             faults=dict(sorted(self.injector.fired.items())) if self.injector else {},
-            guest_runs=self.oracles.runs,
+            guest_runs=self.oracles.guest_runs.begun,
             stops=world.stops,
             replaced=self.repairs.done,
             virtual_s=round(world.loop.now_ns / SECOND, 3),

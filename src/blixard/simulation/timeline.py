@@ -50,7 +50,10 @@ def document(recording: Recording) -> dict[str, object]:
             if e[2] in _STATES or e[2].startswith("stopped:")
         ],
         "guests": [
-            [g.host, g.uid, g.run, g.begin_ns / 1e6, g.end_ns / 1e6 or end_ms]
+            [
+                g.host, g.plan.instance_uid, g.plan.run, g.began_ns / 1e6,
+                end_ms if g.ended_ns is None else g.ended_ns / 1e6,
+            ]
             for g in recording.guests
         ],
         "violations": [_violation(text, end_ms) for text in report.violations],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from blixard.cluster.resources import Resource
 from blixard.cluster.store import Store
 from blixard.ports.hypervisor import LaunchPlan
+from blixard.simulation.guest_runs import vm_of
 from blixard.simulation.scenarios.stage import Stage
 from blixard.simulation.whole import NodeApp, wanted_replicas
 from blixard.simulation.world import Host
@@ -44,7 +45,7 @@ def guests(stage: Stage, vm: str = "") -> list[tuple[Host, LaunchPlan]]:
     """Return what really runs, host by host."""
     up = [host for host in stage.world.hosts if host.up]
     found = [(host, plan) for host in up for plan in host.guests.running()]
-    return [(host, plan) for host, plan in found if not vm or plan.name.startswith(f"{vm}-")]
+    return [(host, plan) for host, plan in found if not vm or vm_of(plan) == vm]
 
 
 def pids(stage: Stage) -> dict[str, int]:
@@ -78,12 +79,13 @@ def unplaceable(stage: Stage) -> list[str]:
 def _settled(stage: Stage) -> bool:
     leaders = stage.leaders()
     store = store_of(stage, leaders[0]) if leaders else None
-    return store is not None and bool(store.list("VM")) and not _unready(store)
+    return store is not None and bool(store.list("VM")) and not unready(store)
 
 
-def _unready(store: Store) -> list[str]:
+def unready(store: Store) -> list[str]:
+    """Return the VMs that lack ready replicas, and how many they have."""
     return [
-        vm.metadata.name
+        f"{vm.metadata.name} has {vm.status.get('readyReplicas', 0)} of {wanted_replicas(vm)} ready"
         for vm in store.list("VM")
         if vm.status.get("readyReplicas") != wanted_replicas(vm)
     ]
@@ -91,13 +93,23 @@ def _unready(store: Store) -> list[str]:
 
 def agree(stage: Stage) -> None:
     """All running nodes say the same of all VMs and their instances."""
+    stage.until(
+        _AGREE_S, lambda: not apart(stage), "all nodes agree on the state of the VMs",
+        seen=lambda: "; ".join(apart(stage)),
+    )  # fmt: skip
 
-    def same() -> bool:
-        stores = [store_of(stage, host) for host in stage.world.hosts if host.daemon is not None]
-        shown = [_vm_state(store) for store in stores if store is not None]
-        return len(shown) == len(stores) and all(one == shown[0] for one in shown)
 
-    stage.until(_AGREE_S, same, "all nodes agree on the state of the VMs")
+def apart(stage: Stage) -> list[str]:
+    """Return the running nodes that have no state, or another one than the first that has one."""
+    hosts = [host for host in stage.world.hosts if host.daemon is not None]
+    shown = [(h, _vm_state(s)) for h in hosts if (s := store_of(stage, h)) is not None]
+    known = [host for host, _ in shown]
+    texts = [f"{host.uid} has no state" for host in hosts if host not in known]
+    return texts + [
+        f"{host.uid} knows other VMs and instances than {known[0].uid}"
+        for host, state_there in shown
+        if state_there != shown[0][1]
+    ]
 
 
 def _vm_state(store: Store) -> list[Resource]:
@@ -127,10 +139,11 @@ def no_orphans(stage: Stage) -> None:
     vms = {vm.metadata.uid for vm in store.list("VM")}
     lost = [i.metadata.name for i in store.list("Instance") if i.metadata.owner not in vms]
     stage.expect(not lost, f"{lost} have no VM", "orphans")
-    stage.until(_AGREE_S, lambda: not _ownerless(stage), "no process without an instance")
+    stage.until(_AGREE_S, lambda: not ownerless(stage), "no process without an instance")
 
 
-def _ownerless(stage: Stage) -> list[str]:
+def ownerless(stage: Stage) -> list[str]:
+    """Return what runs where the state does not have it."""
     leaders = stage.leaders()
     store = store_of(stage, leaders[0]) if leaders else None
     if store is None:

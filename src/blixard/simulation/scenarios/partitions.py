@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from blixard.simulation.author import ClusterSimulation
 from blixard.simulation.network import LinkFaults
-from blixard.simulation.scenarios.guests import check, is_ready, settle, where
-from blixard.simulation.scenarios.shell import Shell, serve
+from blixard.simulation.scenarios.guests import no_violations, where
+from blixard.simulation.scenarios.shell import serve
 from blixard.simulation.scenarios.stage import Scenario, Stage
-from blixard.simulation.world import Host
 
 _MOMENT_S = 20.0
 _REPLICAS = 3
@@ -131,37 +131,28 @@ def stack_of_three(stage: Stage) -> None:
     The majority starts anew what ran with the minority; no copy runs twice, and all agree after
     healing.
     """
-    assert stage.operator is not None
-    stage.operator.stopped = True
-    shell = Shell(stage)
-    shell.good(
-        "vm", "create", "webapp", "--packages", "nginx", "--replicas", str(_REPLICAS),
-        "--on-partition", "fence", "--detach",
-    )  # fmt: skip
-    settle(stage)
+    simulation = ClusterSimulation(stage)
+    simulation.create_vm_stack("webapp", replicas=_REPLICAS, on_partition="fence")
     few, many = stage.world.hosts[:2], stage.world.hosts[2:]
     if stage.draw.random() < 0.5:  # the leader and one beside it, with or without replicas
         few = [stage.leader(), stage.follower()]
         many = stage.others(*few)
     kept = [host for host in where(stage, "webapp") if host in many]
-    heal = stage.fault("partition", *few)
+    simulation.partition_nodes([host.number - 1 for host in few])
     stage.until(_MOMENT_S, lambda: stage.leaders()[:1] != few[:1], "the majority leads")
     whole_s = 0
-    while whole_s < 60 and not (is_ready(stage, "webapp", _REPLICAS) and _within(stage, many)):
-        stage.run_for(1)
+    while whole_s < 60 and len(simulation.serving("webapp")) < _REPLICAS:
+        simulation.run_for(1)
         whole_s += 1
         running = {host for host in many if host.up and host.guests.running()}
         stage.expect(running >= set(kept), "what ran with the majority runs on", "availability")
-    stage.expect(whole_s < 60, "all replicas run with the majority", "availability")
+    simulation.verify_vm_availability("webapp", at_least=_REPLICAS)
+    simulation.verify_no_vm_split_brain()
     stage.happened("replicas moved" if len(kept) < _REPLICAS else "nothing to move")
-    heal()
-    stage.run_for(10)
-    settle(stage)
-    check(stage)
-
-
-def _within(stage: Stage, hosts: list[Host]) -> bool:
-    return bool(stage.leaders()) and all(host in hosts for host in where(stage, "webapp"))
+    simulation.heal_partition()
+    simulation.run_for(10)
+    simulation.verify_cluster_convergence(within_s=40)
+    no_violations(stage)
 
 
 SCENARIOS = (

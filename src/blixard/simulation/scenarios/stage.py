@@ -68,8 +68,12 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         return (self.act.__doc__ or "").strip().splitlines()[0]
 
 
-class StageOverError(Exception):
-    """An oracle has spoken: nothing that follows would mean anything."""
+class BrokenPromiseError(Exception):
+    """An oracle has spoken: what it saw; nothing that follows would mean anything."""
+
+    def __init__(self, violations: tuple[str, ...], replay: str) -> None:
+        super().__init__("\n".join((*violations, f"again: {replay}")))
+        self.violations = violations
 
 
 class Stage(Simulation):
@@ -82,6 +86,7 @@ class Stage(Simulation):
         )  # fmt: skip
         super().__init__(options, factory=self._make, plan=Plan((), _NEVER_MS))
         self.scenario = scenario
+        self.replay = f"blixard sim scenarios {scenario.name} --seed {seed}"
         self.draw: random.Random = self.world.streams.get("scenario")
         self.config: RaftConfig = scenario.config or self.knobs.raft
         self.configs: dict[int, RaftConfig] = {}  # host number -> its own settings
@@ -110,19 +115,18 @@ class Stage(Simulation):
     # phases
 
     def _phases(self) -> None:
+        try:
+            self.open()
+            self._play()
+            self.close()
+        except BrokenPromiseError:
+            self.happened("stage over")
+
+    def open(self) -> None:
+        """Prepare, form the cluster, and let clients use it."""
         if self.scenario.prepare is not None:
             self.scenario.prepare(self)
-        try:
-            self._form()
-            self._play()
-            if self.scenario.ends != "open":
-                self.heal()
-            if self.scenario.ends == "power loss" and not self._failed():
-                self._end(self.now_ns)
-            for name in self.scenario.happens:
-                self.expect(bool(self.counted().get(name)), f"{name!r} never happened", "happened")
-        except StageOverError:
-            self.happened("stage over")
+        self._form()
 
     def _form(self) -> None:
         for host in self.world.hosts:
@@ -130,6 +134,16 @@ class Stage(Simulation):
             self.start(host)
         self.until(_FORM_S, self._formed, "the nodes become voters", "formation")
         self._disturb(0)
+
+    def close(self) -> None:
+        """End as the scenario says, and see that what it is about happened."""
+        if self.scenario.ends != "open":
+            self.heal()
+        if self.scenario.ends == "power loss" and not self._failed():
+            self._end(self.now_ns)
+        for name in self.scenario.happens:
+            self.expect(bool(self.counted().get(name)), f"{name!r} never happened", "happened")
+        self._check()
 
     def _play(self) -> None:
         try:
@@ -145,7 +159,7 @@ class Stage(Simulation):
         self.injector.heal()
         self.until(_LEADER_S, self._led, "a leader after healing", "liveness")
         if not self._repaired():
-            raise StageOverError
+            raise BrokenPromiseError(self._violations(), self.replay)
         self.writes(1, within_s=_HEALED_S)
         self.until(
             _CAUGHT_UP_S, lambda: all(map(self.near, self.world.hosts)), "all catch up", "liveness"
@@ -155,6 +169,10 @@ class Stage(Simulation):
         """Return what happened, and how often: faults, moments, and what the oracles saw."""
         fired = self.injector.fired if self.injector is not None else {}
         return dict(sorted({**fired, **self.oracles.seen}.items()))
+
+    def _report(self, wall_s: float) -> Report:
+        report = super()._report(wall_s)
+        return msgspec.structs.replace(report, faults=self.counted(), replay=self.replay)
 
     # time
 
@@ -169,11 +187,21 @@ class Stage(Simulation):
         self._check()
 
     def until(
-        self, seconds: float, condition: Callable[[], bool], what: str, name: str = "expected"
+        self,
+        seconds: float,
+        condition: Callable[[], bool],
+        what: str,
+        name: str = "expected",
+        *,
+        seen: Callable[[], str] | None = None,
     ) -> None:
-        """Run until *condition* holds; that it does not within *seconds* is a violation."""
+        """Run until *condition* holds; that it does not within *seconds* is a violation.
+
+        *seen* tells in its text what is there instead.
+        """
         if not self._wait(seconds, condition):
-            self._unless_failed(name, f"{what}, within {seconds:g} s")
+            instead = f"; seen: {seen()}" if seen is not None else ""
+            self._unless_failed(name, f"{what}, within {seconds:g} s{instead}")
         self._check()
 
     def expect(self, truth: bool, text: str, name: str = "expected") -> None:
@@ -184,7 +212,7 @@ class Stage(Simulation):
 
     def _check(self) -> None:
         if self._failed():
-            raise StageOverError
+            raise BrokenPromiseError(self._violations(), self.replay)
 
     def happened(self, what: str) -> None:
         """Count something."""
@@ -371,7 +399,4 @@ class Stage(Simulation):
 
 def play(scenario: Scenario, seed: int) -> Report:
     """Run a scenario once; ``faults`` of the report counts all that happened."""
-    stage = Stage(scenario, seed)
-    report = stage.run()
-    command = f"blixard sim scenarios {scenario.name} --seed {seed}"
-    return msgspec.structs.replace(report, faults=stage.counted(), replay=command)
+    return Stage(scenario, seed).run()
