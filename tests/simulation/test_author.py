@@ -118,6 +118,12 @@ def test_partition_cuts_all_groups_and_the_rest():
                 simulation.partition_nodes(*wrong)
 
 
+@pytest.mark.parametrize(("nodes", "clients"), [(0, 1), (4, 1), (3, 0)])
+def test_simulation_without_odd_nodes_or_clients_is_refused(nodes, clients):
+    with pytest.raises(ValueError, match="an odd number of nodes, and a client"):
+        create_simulation(nodes, clients=clients)
+
+
 def parts(simulation):
     """Return the groups of hosts that reach each other."""
     hosts, found = simulation.stage.world.hosts, []

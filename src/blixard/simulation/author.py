@@ -239,7 +239,11 @@ def create_simulation(nodes: int, *, seed: int = 1, clients: int = 1) -> Cluster
 
     Raises:
         BrokenPromiseError: the cluster could not be formed.
+        ValueError: an even number of nodes, of which one would not vote, while the oracles compare
+            voters; or no client, without whose writes nothing shows that a cluster works.
     """
+    if nodes < 1 or nodes % 2 == 0 or clients < 1:
+        raise ValueError(f"{nodes} nodes, {clients} clients: an odd number of nodes, and a client")
     scenario = Scenario(
         name="own", rows=(), incident="", act=lambda _stage: None, prepare=serve, nodes=nodes,
         node=True, clients=clients,
