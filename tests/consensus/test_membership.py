@@ -81,6 +81,27 @@ def test_removed_follower_is_gone_and_does_not_disturb() -> None:
     run(scenario)
 
 
+def test_demoted_voter_goes_on_as_a_learner_and_may_vote_again() -> None:
+    async def scenario() -> None:
+        async with Cluster() as cluster:
+            await cluster.start(3)
+            leader = await cluster.leader()
+            follower = cluster.nodes[3]
+            await leader.demote(3, timeout_s=3)
+            await leader.demote(3, timeout_s=3)
+            assert leader.members[3].learner
+            await leader.propose(b"a", timeout_s=3)
+            await cluster.settled()
+            assert follower.role == "learner"
+            await leader.promote(3, timeout_s=5)
+            await until(lambda: not follower.members[3].learner)
+            with pytest.raises(BlixardError) as caught:
+                await leader.demote(1, timeout_s=1)
+            assert caught.value.code == "INVALID"
+
+    run(scenario)
+
+
 def test_leader_hands_over_before_its_own_removal() -> None:
     async def scenario() -> None:
         async with Cluster() as cluster:

@@ -1,5 +1,6 @@
 """What users of other systems complain about: each row has scenarios, and they notice the bug."""
 
+import msgspec
 import pytest
 from tests.simulation.mutants import (
     acknowledge_before_sync,
@@ -9,14 +10,14 @@ from tests.simulation.mutants import (
 )
 
 from blixard.cli.session import Session
-from blixard.cluster import apply
+from blixard.cluster import apply, members
 from blixard.consensus import snapshots
 from blixard.consensus.comparison import Comparison
 from blixard.consensus.log import Log, corrupt
 from blixard.consensus.membership import Membership
 from blixard.consensus.saving import Saver
 from blixard.consensus.transfer import SnapshotSender
-from blixard.node import link
+from blixard.node import link, roster
 from blixard.node.link import NodeLink
 from blixard.simulation.scenarios.table import BY_NAME, rows_covered, run_scenario
 from blixard.vms import replicas
@@ -43,7 +44,7 @@ async def no_coroutine(*_args):
 
 
 def removals_unchecked():
-    return patched(Membership, "check_remove", lambda _self, _id, _active: None)
+    return patched(Membership, "check_unvote", lambda _self, _id, _active: None)
 
 
 def stays_with_a_stalled_disk():
@@ -94,6 +95,26 @@ def waits_for_each_voter():
     return patched(link, "PATIENCE_S", None)
 
 
+def lost_voters_are_removed():
+    """For ever, for a raft id is not used again."""
+
+    def step(*facts, **limits):
+        found = members.next_step(*facts, **limits)
+        lost = found is not None and found.kind == "demote"
+        return msgspec.structs.replace(found, kind="remove") if lost else found
+
+    return patched(roster, "next_step", step)
+
+
+def patience_by_the_wall_clock():
+    def waited_s(self, uid):
+        node = self._cluster.store.by_uid(uid)
+        lost_ms = node.status.get("lostAtMs", 0) if node is not None else 0
+        return (self._env.wall_time_ms() - lost_ms) / 1000 if lost_ms else 0.0
+
+    return patched(roster.Roster, "_waited_s", waited_s)
+
+
 @pytest.mark.parametrize(
     ("name", "plant", "oracle"),
     [
@@ -107,6 +128,8 @@ def waits_for_each_voter():
         ("undisturbed/leader-changes", leader_fences_too_early, ""),
         ("leaders/unreadable-snapshot", sends_what_it_cannot_read, "the follower catches up"),
         ("leaders/bounded-growth", log_is_kept_for_ever, "bounded disk"),
+        ("membership/lost-for-long", lost_voters_are_removed, "all vote again"),
+        ("membership/lost-for-long", patience_by_the_wall_clock, "patience"),
         ("membership/removed-node-returns", removed_node_is_not_told, "does not know"),
         ("divergence/quarantined", nobody_compares, "quarantine"),
         ("leaders/errors-name-their-cause", damage_without_a_name, "LOG_CORRUPT: ?"),

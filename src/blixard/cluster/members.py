@@ -31,7 +31,7 @@ class MemberFact(msgspec.Struct, frozen=True, kw_only=True):
 class MemberStep(msgspec.Struct, frozen=True, kw_only=True):
     """One change."""
 
-    kind: Literal["add_learner", "promote", "remove", "transfer"]
+    kind: Literal["add_learner", "promote", "demote", "remove", "transfer"]
     raft_id: int
     uid: str = ""
     why: str = ""
@@ -49,23 +49,25 @@ def next_step(
     """Return the next membership change, or None.
 
     Order: members without a node go first; then a node on its way out; then the number of voters
-    is brought to an odd number, never through a smaller quorum margin than before.
+    is brought to an odd number, never through a smaller quorum margin than before. A voter whose
+    node is lost for long gives its vote to another one and stays a learner: its raft id is never
+    used again once it is removed, and its node may come back.
     """
     by_id = {node.raft_id: node for node in nodes}
     leaving = [m for m in members if m.raft_id not in by_id or by_id[m.raft_id].removing]
     for member in sorted(leaving, key=lambda m: m.raft_id):
         return _leave(member, members, nodes, own_raft_id)
     voters = [m for m in members if not m.learner]
-    learners = [m for m in members if m.learner]
+    learners = [m for m in members if m.learner and by_id[m.raft_id].ready]
     ready = [n for n in nodes if n.ready and not n.removing]
     wanted = voters_wanted(len(ready), voters_max)
     if len(voters) < wanted:
         return _grow(ready, members, voters, learners, wanted)
+    replaceable = len(voters) >= 3 and (learners or _spare(ready, members) is not None)
     for member in sorted(voters, key=lambda m: m.raft_id):
         node = by_id[member.raft_id]
-        spare = _spare(ready, members)
-        if node.lost_for_s > REPLACE_AFTER_S and spare is not None and len(voters) >= 3:
-            return MemberStep(kind="remove", raft_id=member.raft_id, uid=node.uid, why="lost")
+        if node.lost_for_s > REPLACE_AFTER_S and replaceable:
+            return MemberStep(kind="demote", raft_id=member.raft_id, uid=node.uid, why="lost")
     return None
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+import msgspec
+
 from blixard._raft import RawRaft
 from blixard.base.errors import BlixardError
 from blixard.consensus.config import Member, RaftConfig
@@ -83,18 +85,33 @@ class Changes:
                 return active and state == "replicate" and near
         return False
 
+    async def demote(self, raft_id: int, *, timeout_s: float) -> None:
+        """Take another voter's vote; it stays a learner, under its id and with its log."""
+        async with self._deadline(timeout_s), self._lock:
+            self._require_leader()
+            member = self._node.membership.check_known(raft_id)
+            if member.learner:
+                return
+            if raft_id == self._own_id():
+                raise BlixardError("INVALID", "a leader cannot give up its own vote")
+            self._node.membership.check_unvote(raft_id, self._active())
+            learner = msgspec.structs.replace(member, learner=True)
+            await self._change(ADD_LEARNER, raft_id, encode_member(learner), timeout_s)
+
     async def remove(self, raft_id: int, *, timeout_s: float) -> None:
         """Remove a member; the leader first hands leadership on and says so with NOT_LEADER."""
         own = self._own_id()
         async with self._deadline(timeout_s), self._lock:
             self._require_leader()
-            active = [peer[0] for peer in self._core.peers() if peer[4]]
-            self._node.membership.check_remove(raft_id, active)
+            self._node.membership.check_unvote(raft_id, self._active())
             if raft_id != own:
                 await self._change(REMOVE, raft_id, b"", timeout_s)
                 return
             await self._hand_over(self._best_voter(own))
         raise self._node.not_leader()
+
+    def _active(self) -> list[int]:
+        return [peer[0] for peer in self._core.peers() if peer[4]]
 
     def _own_id(self) -> int:
         """Return this node's id, 0 unless it leads."""

@@ -70,8 +70,8 @@ class Membership:
             raise BlixardError("NOT_FOUND", f"raft id {raft_id} is no member")
         return self.members[raft_id]
 
-    def check_remove(self, raft_id: int, active: list[int]) -> None:
-        """Refuse a removal that leaves no majority of live voters. Raises BlixardError."""
+    def check_unvote(self, raft_id: int, active: list[int]) -> None:
+        """Refuse that a vote goes if no majority of live voters is left. Raises BlixardError."""
         member = self.check_known(raft_id)
         left = [voter for voter in self.voters() if voter != raft_id]
         if not left:

@@ -333,6 +333,10 @@ class RaftNode(Passes):
         """Give a learner its vote once it has caught up."""
         await self._changes.promote(raft_id, timeout_s=timeout_s)
 
+    async def demote(self, raft_id: int, *, timeout_s: float) -> None:
+        """Take the vote of a member other than the leader; it goes on receiving the log."""
+        await self._changes.demote(raft_id, timeout_s=timeout_s)
+
     async def remove(self, raft_id: int, *, timeout_s: float) -> None:
         """Remove a member for good; a leader hands leadership on instead of removing itself."""
         await self._changes.remove(raft_id, timeout_s=timeout_s)

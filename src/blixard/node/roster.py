@@ -49,18 +49,34 @@ class Roster:
         self._cluster_id = cluster_id
         self._own_raft_id = own_raft_id
         self._secrets = secrets
+        # Lost nodes and removals that go on, and since when this leader has seen that: boot time,
+        # for a wall clock that jumps must not end anybody's patience.
+        self._since_ns: dict[str, int] = {}
 
     async def run(self) -> None:
         """Look again and again; errors are shown and tried again."""
         while True:
             await asyncio.sleep(LOOK_S)
             if not self._raft.is_leader:
+                self._since_ns = {}
                 continue
+            self._look()
             try:
                 await self._removals()
                 await self._voters()
             except BlixardError as error:
                 self._env.log("info", "roster_postponed", code=error.code, detail=error.message)
+
+    def _look(self) -> None:
+        nodes = self._cluster.store.list("Node")
+        waiting = [n.metadata.uid for n in nodes if n.status.get("state") == "Lost"]
+        waiting += [operation.metadata.uid for operation in self._removals_wanted()]
+        now_ns = self._env.boottime_ns()
+        self._since_ns = {uid: self._since_ns.get(uid, now_ns) for uid in waiting}
+
+    def _waited_s(self, uid: str) -> float:
+        now_ns = self._env.boottime_ns()
+        return (now_ns - self._since_ns.get(uid, now_ns)) / 1e9
 
     # -- voters --
 
@@ -77,14 +93,13 @@ class Roster:
             await self._change(step)
 
     def _node_facts(self) -> list[NodeFact]:
-        now_ms = self._env.wall_time_ms()
         return [
             NodeFact(
                 uid=node.metadata.uid,
                 raft_id=int(node.spec["raftId"]),
                 ready=node.status.get("state") == "Ready",
                 removing=bool(node.status.get("removing")) and not self._holds_instances(node),
-                lost_for_s=_lost_for_s(node, now_ms),
+                lost_for_s=self._waited_s(node.metadata.uid),
             )
             for node in self._cluster.store.list("Node")
         ]
@@ -114,6 +129,8 @@ class Roster:
                 await self._invite(step)
             case "promote":
                 await self._raft.promote(step.raft_id, timeout_s=CHANGE_S)
+            case "demote":
+                await self._raft.demote(step.raft_id, timeout_s=CHANGE_S)
             case "remove":
                 await self._raft.remove(step.raft_id, timeout_s=CHANGE_S)
             case "transfer":
@@ -140,21 +157,26 @@ class Roster:
     # -- removals --
 
     async def _removals(self) -> None:
-        for operation in self._cluster.store.list("Operation"):
-            wanted = operation.spec.get("type") in ("remove-node", "force-remove-node")
-            if wanted and operation.status.get("phase", "Running") == "Running":
-                await self._removal(operation)
+        for operation in self._removals_wanted():
+            await self._removal(operation)
+
+    def _removals_wanted(self) -> list[Resource]:
+        return [
+            operation
+            for operation in self._cluster.store.list("Operation")
+            if operation.spec.get("type") in ("remove-node", "force-remove-node")
+            and operation.status.get("phase", "Running") == "Running"
+        ]
 
     async def _removal(self, operation: Resource) -> None:
         term = self._duties.lead()
         node = self._cluster.store.by_uid(str(operation.spec.get("targetUid", "")))
-        waited_s = (self._env.wall_time_ms() - operation.metadata.created_at_ms) / 1000
         step = removal_step(
             self._cluster.store,
             node,
             force=operation.spec["type"] == "force-remove-node",
             raft_ids=set(self._raft.members),
-            waited_s=waited_s,
+            waited_s=self._waited_s(operation.metadata.uid),
         )
         await self._do(step, node, term)
         phase = {"done": "Succeeded", "failed": "Failed"}.get(step.kind, "Running")
@@ -175,12 +197,6 @@ class Roster:
 
     async def _commit(self, ops: tuple[Operation, ...], term: int) -> None:
         await self._cluster.commit(ops, actor="system:roster", term=term, timeout_s=COMMIT_S)
-
-
-def _lost_for_s(node: Resource, now_ms: int) -> float:
-    if node.status.get("state") != "Lost":
-        return 0.0
-    return max(0.0, (now_ms - int(node.status.get("lostAtMs", now_ms))) / 1000)
 
 
 def _patch(resource: Resource, status: dict[str, object]) -> PatchStatus:

@@ -54,7 +54,19 @@ def test_a_leader_on_its_way_out_hands_over():
     assert step(facts, voters(1, 2, 3)) == ("transfer", 2)
 
 
-def test_a_voter_lost_for_good_makes_room_for_a_spare():
-    lost = NodeFact(uid="n3", raft_id=3, ready=False, lost_for_s=1000)
-    assert step([*nodes(1, 2, 4), lost], voters(1, 2, 3)) == ("remove", 3)
-    assert step([*nodes(1, 2), lost], voters(1, 2, 3)) is None
+LOST = NodeFact(uid="n3", raft_id=3, ready=False, lost_for_s=1000)
+
+
+def test_a_voter_lost_for_long_makes_room_for_a_spare_and_stays_a_learner():
+    assert step([*nodes(1, 2, 4), LOST], voters(1, 2, 3)) == ("demote", 3)
+    assert step([*nodes(1, 2), LOST], voters(1, 2, 3)) is None
+    members = [*voters(1, 2), learner(3, caught_up=False)]
+    assert step([*nodes(1, 2, 4), LOST], members) == ("add_learner", 4)
+    assert step([*nodes(1, 2, 4), LOST], [*members, learner(4)]) == ("promote", 4)
+    assert step([*nodes(1, 2, 4), LOST], [*voters(1, 2, 4), members[2]]) is None
+
+
+def test_a_learner_that_came_back_takes_the_vote_of_one_that_is_lost():
+    back = [*voters(1, 2, 3), learner(4)]
+    assert step([*nodes(1, 2, 4), LOST], back) == ("demote", 3)
+    assert step([*nodes(1, 2, 4), LOST], [*voters(1, 2), *map(learner, (3, 4))]) == ("promote", 4)

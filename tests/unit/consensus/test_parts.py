@@ -56,9 +56,9 @@ def test_full_group_refuses_members() -> None:
 
 
 def test_removal_keeps_a_live_majority() -> None:
-    three().check_remove(3, [1, 2])
-    assert code(three().check_remove, 2, [1, 2]) == "INVARIANT"
-    assert code(three().check_remove, 5, [1, 2, 3]) == "NOT_FOUND"
+    three().check_unvote(3, [1, 2])
+    assert code(three().check_unvote, 2, [1, 2]) == "INVARIANT"
+    assert code(three().check_unvote, 5, [1, 2, 3]) == "NOT_FOUND"
 
 
 def test_few_ticks_after_a_gap() -> None:

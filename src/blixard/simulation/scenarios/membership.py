@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 
+from blixard.cluster.members import REPLACE_AFTER_S
 from blixard.simulation.scenarios.guests import settle, state
 from blixard.simulation.scenarios.restarts import PLAIN
 from blixard.simulation.scenarios.shell import Shell, serve
 from blixard.simulation.scenarios.stage import Scenario, Stage
 from blixard.simulation.world import Host
+
+_LOST_S = REPLACE_AFTER_S + 30.0
 
 
 def _votes(stage: Stage, host: Host) -> bool:
@@ -89,6 +92,26 @@ def removed_node_returns(stage: Stage) -> None:
     stage.happened("removed node came back")
 
 
+def lost_for_long(stage: Stage) -> None:
+    """A voter is away for minutes, gives its vote up once another node is there, and comes back."""
+    settle(stage)
+    away, broken = stage.others(stage.leader())[:2]
+    away.kill_daemon()
+    stage.fault("lost_disk", broken, lasts_s=1)
+    stage.until(90, lambda: stage.repairs.idle, f"{broken.uid} joins")
+    stage.addresses[broken.number - 1] = broken.uid
+    jumped = stage.fault("wall_jump", stage.leader(), strength=1.0)
+    stage.run_for(60)
+    stage.expect(_votes(stage, away), "a clock that jumps took a vote", "patience")
+    jumped()
+    stage.until(_LOST_S, lambda: not _votes(stage, away), f"{away.uid} gives its vote up")
+    stage.happened("vote given up")
+    stage.writes(3, within_s=5)
+    stage.back(away)
+    stage.until(60, lambda: len(_voters(stage)) == len(stage.world.hosts), "all vote again")
+    stage.writes(3, within_s=5)
+
+
 SCENARIOS = (
     Scenario(
         name="membership/removal-would-lose-quorum", rows=("complaint/2",),
@@ -106,5 +129,10 @@ SCENARIOS = (
         incident="hashicorp/raft #524, consul #6113: a removed server disturbs with elections",
         happens=("removed node came back",), prepare=serve, node=True, nodes=5, config=PLAIN,
         ends="open",
+    ),
+    Scenario(
+        name="membership/lost-for-long", rows=("fault/12", "complaint/14"), act=lost_for_long,
+        incident="etcd and consul: a member that was removed while it was away never gets in again",
+        happens=("vote given up",), node=True, nodes=5, clients=1, config=PLAIN,
     ),
 )  # fmt: skip
