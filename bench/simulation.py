@@ -2,6 +2,7 @@
 
     python bench/simulation.py [--only loop,speed,seeds,twice,hundred,partitions] [--seeds 1000]
     python bench/simulation.py --long 2        # hours: as many seeds as all cores do
+                               --first 105001  # to go on where another run ended
 
 Prints a table and one JSON line; progress goes to stderr.
 """
@@ -137,7 +138,7 @@ def seeds(wanted: argparse.Namespace) -> Figures:
 def long_run(wanted: argparse.Namespace) -> Figures:
     """Seeds beyond those of the other rows, until the time is over."""
     end = time.monotonic() + wanted.long * 3600
-    numbers = itertools.takewhile(lambda _: time.monotonic() < end, itertools.count(100_001))
+    numbers = itertools.takewhile(lambda _: time.monotonic() < end, itertools.count(wanted.first))
     done, failed, core_s = _run_seeds(numbers, wanted.jobs, f"in {wanted.long} h")
     return {
         "long_hours": wanted.long,
@@ -269,6 +270,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1_000)
     parser.add_argument("--twice", type=int, default=200, help="seeds whose hashes are compared")
     parser.add_argument("--long", type=float, default=0.0, help="hours of seeds, and nothing else")
+    parser.add_argument("--first", type=int, default=100_001, help="first seed of the long run")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     wanted = parser.parse_args()
     wanted.parts = wanted.only.split(",")
