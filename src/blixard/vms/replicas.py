@@ -19,19 +19,26 @@ import msgspec
 
 from blixard.base.errors import BlixardError
 from blixard.base.units import parse_memory_mib
-from blixard.cluster.resources import Delete, Operation, PatchStatus, Put, Resource
+from blixard.cluster.resources import Operation, Resource
 from blixard.cluster.store import Store
-from blixard.network.addresses import AddressPlan
-from blixard.placement.choice import Choice, PlacementRequest, choose, shortage
 from blixard.ports.guests import GuestRecipe
+from blixard.vms.batch import Batch
+from blixard.vms.changes import (
+    free_ordinals,
+    may_disturb,
+    only_desired,
+    removal_rank,
+    restart_needed,
+    size,
+    starts_anew,
+)
 from blixard.vms.guarding import placed, switched
 from blixard.vms.members import Member, decode_member, told_to_end
-from blixard.vms.rooms import Rooms
+from blixard.vms.places import Places
 from blixard.vms.settled import Settled
 from blixard.vms.spec import InstanceSpec, InstanceStatus, VMSpec, is_fenced
+from blixard.vms.summary import summarise
 
-OPS_MAX = 200  # a pass begins nothing more after this many operations; the rest waits
-BYTES_MAX = 256 * 1024  # or after this many bytes: recipes may be large, a command is bounded
 NODE_LOST = "its node is lost"
 RESTARTING = "restarting with a changed specification"
 
@@ -45,31 +52,10 @@ class ReplicaPlanner:
         self.store = store
         self._new_uid = new_uid
         self._settled = settled if settled is not None else Settled()
-        self._bytes = 0
         self._waits = False  # for room or an address, which others may free
-        self._rooms: Rooms | None = None
-        self._addresses: AddressPlan | None = None
+        self._places = Places(store)
         self._disturbed: set[str] = set()
-        self.ops: list[Operation] = []
-
-    @property
-    def rooms(self) -> Rooms:
-        """The nodes' free room, built when first needed."""
-        if self._rooms is None:
-            self._rooms = Rooms(self.store)
-        return self._rooms
-
-    @property
-    def addresses(self) -> AddressPlan:
-        """The free addresses, built when first needed."""
-        if self._addresses is None:
-            self._addresses = AddressPlan(self.store)
-        return self._addresses
-
-    @property
-    def full(self) -> bool:
-        """Tell whether the pass holds as much as one command should."""
-        return len(self.ops) >= OPS_MAX or self._bytes >= BYTES_MAX
+        self._batch = Batch()
 
     def plan(self) -> list[Operation]:
         """Return operations that bring the instances closer to the VMs; empty: all is as wanted.
@@ -78,17 +64,17 @@ class ReplicaPlanner:
         """
         self._settled.look(self.store)
         for vm in self.store.list("VM"):
-            if self.full:
+            if self._batch.full:
                 break
             instances = [r for r in self.store.owned_by(vm.metadata.uid) if r.kind == "Instance"]
             facts = (vm, *instances)
             if self._settled.is_settled(vm.metadata.uid, facts):
                 continue
-            before, self._waits = len(self.ops), False
+            before, self._waits = len(self._batch.ops), False
             self._plan_vm(vm, instances)
-            if len(self.ops) == before and not self._waits:
+            if len(self._batch.ops) == before and not self._waits:
                 self._settled.add(vm.metadata.uid, facts)
-        return self.ops
+        return self._batch.ops
 
     def _plan_vm(self, vm: Resource, instances: list[Resource]) -> None:
         spec = msgspec.convert(vm.spec, VMSpec)
@@ -103,41 +89,41 @@ class ReplicaPlanner:
             alive = [m for m in members if not m.kept_away]
             alive = self._remove_surplus(spec, alive)
             for member in alive:
-                if self.full:
+                if self._batch.full:
                     return
                 self._plan_member(vm, spec, recipe, member, alive)
-            for ordinal in _free_ordinals(members, spec.replicas - len(alive)):
-                if self.full:
+            for ordinal in free_ordinals(members, spec.replicas - len(alive)):
+                if self._batch.full:
                     return
                 self._create(vm, spec, recipe, ordinal)
             for member in members:
                 if member.kept_away or (member.node_lost and member.spec.persistent):
-                    self._set_status(member, phase="Unknown", ready=False, reason=NODE_LOST)
-        self._vm_status(vm, spec, members, problem)
+                    self._batch.set_status(member, phase="Unknown", ready=False, reason=NODE_LOST)
+        self._report(vm, spec, members, problem)
 
     def _plan_end(self, vm: Resource, spec: VMSpec, members: list[Member]) -> None:
         """End the instances of a deleted VM; it goes with the last of them."""
         for member in members:
-            if self.full:
+            if self._batch.full:
                 return
             self._end(member)
         if all(member.has_ended for member in members):
-            self._delete(vm)
+            self._batch.delete(vm)
         else:
-            self._vm_status(vm, spec, members, "")
+            self._report(vm, spec, members, "")
 
     def _end(self, member: Member) -> None:
         """Remove an instance that has ended; tell its node to end another one."""
         if member.has_ended:
-            self._delete(member.resource)
+            self._batch.delete(member.resource)
             return
         told = told_to_end(member)
         if told != member.spec:
-            self._put(member.resource, told)
+            self._batch.put(member.resource, told)
         if member.node_lost:
-            self._set_status(member, phase="Unknown", ready=False, reason=NODE_LOST)
+            self._batch.set_status(member, phase="Unknown", ready=False, reason=NODE_LOST)
         elif told.run != member.spec.run:
-            self._set_status(member, phase="Stopping", ready=False, reason="")
+            self._batch.set_status(member, phase="Stopping", ready=False, reason="")
 
     def _recipe(self, vm: Resource, spec: VMSpec) -> tuple[GuestRecipe | None, str]:
         if spec.recipe is not None:
@@ -152,7 +138,7 @@ class ReplicaPlanner:
         left = []
         for member in members:
             if member.node_gone and not member.spec.fenced:
-                self._delete(member.resource)
+                self._batch.delete(member.resource)
             else:
                 left.append(member)
         return left
@@ -161,7 +147,7 @@ class ReplicaPlanner:
         surplus = len(alive) - spec.replicas
         if surplus <= 0:
             return alive
-        ranked = sorted(alive, key=_removal_rank)
+        ranked = sorted(alive, key=removal_rank)
         for member in ranked[:surplus]:
             self._end(member)
         removed = {m.resource.metadata.uid for m in ranked[:surplus]}
@@ -171,9 +157,9 @@ class ReplicaPlanner:
         self, vm: Resource, spec: VMSpec, recipe: GuestRecipe, member: Member, alive: list[Member]
     ) -> None:
         wanted = self._template(vm, spec, recipe, member)
-        disturbs = member.status.ready and _restart_needed(member.spec, wanted)
-        if disturbs and not _may_disturb(member, alive, self._disturbed):
-            wanted = _only_desired(member.spec, wanted)
+        disturbs = member.status.ready and restart_needed(member.spec, wanted)
+        if disturbs and not may_disturb(member, alive, self._disturbed):
+            wanted = only_desired(member.spec, wanted)
             disturbs = False
         if member.spec.persistent and member.node_lost:
             return
@@ -186,19 +172,19 @@ class ReplicaPlanner:
         if self._leaving(wanted.node):
             self._evacuate(vm, spec, wanted, member, alive)
             return
-        if _size(member.spec) != _size(wanted):
+        if size(member.spec) != size(wanted):
             self._resize(vm, spec, wanted, member)
             return
         if member.stale:
             wanted = msgspec.structs.replace(wanted, node_epoch=member.node_epoch)
         ends = wanted.desired == "Stopped" and member.spec.desired == "Running"
-        if ends or _starts_anew(member.spec, wanted):
+        if ends or starts_anew(member.spec, wanted):
             # What was told of the run before, also late, must not speak for the new start or end.
-            self._put(member.resource, msgspec.structs.replace(wanted, run=wanted.run + 1))
+            self._batch.put(member.resource, msgspec.structs.replace(wanted, run=wanted.run + 1))
             phase = "Stopping" if ends else "Pending"
-            self._set_status(member, phase=phase, ready=False, reason="")
+            self._batch.set_status(member, phase=phase, ready=False, reason="")
         elif wanted != member.spec:
-            self._put(member.resource, wanted)
+            self._batch.put(member.resource, wanted)
         if disturbs:
             self._disturb(member, RESTARTING)
 
@@ -207,25 +193,21 @@ class ReplicaPlanner:
         if not member.has_stopped:
             told = told_to_end(member)
             if told != member.spec:
-                self._put(member.resource, told)
+                self._batch.put(member.resource, told)
             if told.run != member.spec.run:
                 self._disturbed.add(vm.metadata.uid)
-                self._set_status(member, phase="Stopping", ready=False, reason=RESTARTING)
+                self._batch.set_status(member, phase="Stopping", ready=False, reason=RESTARTING)
             return
-        node, owner = wanted.node, vm.metadata.uid
-        self.rooms.release(node, owner, _request(spec, member.spec))
-        lacks = shortage(_request(spec, wanted), self.rooms.of_node(node))
+        lacks = self._places.resize(vm, spec, member.spec, wanted, keep=spec.persistent)
         if not lacks:
-            self.rooms.reserve(node, owner, _request(spec, wanted))
             anew = msgspec.structs.replace(wanted, run=wanted.run + 1, node_epoch=member.node_epoch)
-            self._put(member.resource, anew)
+            self._batch.put(member.resource, anew)
             phase = "Pending" if spec.running else "Stopping"
-            self._set_status(member, phase=phase, ready=False, reason="")
+            self._batch.set_status(member, phase=phase, ready=False, reason="")
         elif spec.persistent:
-            self.rooms.reserve(node, owner, _request(spec, member.spec))
             self._waits = True
             reason = f"its data exists only on {wanted.node_name}: {lacks}"
-            self._set_status(member, phase="Stopped", ready=False, reason=reason)
+            self._batch.set_status(member, phase="Stopped", ready=False, reason=reason)
         elif spec.running:
             self._place(vm, spec, wanted, member)
         else:
@@ -234,7 +216,7 @@ class ReplicaPlanner:
     def _disturb(self, member: Member, reason: str) -> None:
         """Count it as not ready from now on: the next one waits until it is back."""
         self._disturbed.add(member.resource.metadata.owner)
-        self._set_status(member, phase=member.status.phase, ready=False, reason=reason)
+        self._batch.set_status(member, phase=member.status.phase, ready=False, reason=reason)
 
     def _template(
         self, vm: Resource, spec: VMSpec, recipe: GuestRecipe, member: Member
@@ -257,12 +239,13 @@ class ReplicaPlanner:
         )
 
     def _place(self, vm: Resource, spec: VMSpec, wanted: InstanceSpec, member: Member) -> None:
-        choice, chosen = self._choose(vm, spec, placed(wanted, fence=is_fenced(spec)))
+        choice, chosen = self._places.choose(vm, spec, placed(wanted, fence=is_fenced(spec)))
         if chosen is None:
+            self._waits = True
             self._unplace(wanted, member, phase="Pending", reason=choice.why)
             return
-        self._put(member.resource, chosen)
-        self._set_status(member, phase="Pending", ready=False, reason="")
+        self._batch.put(member.resource, chosen)
+        self._batch.set_status(member, phase="Pending", ready=False, reason="")
 
     def _leaving(self, node_uid: str) -> bool:
         node = self.store.by_uid(node_uid)
@@ -278,7 +261,7 @@ class ReplicaPlanner:
     ) -> None:
         """Its node is to be removed: stop it there, then place it anew, one at a time."""
         if member.spec.persistent:
-            self._set_status(
+            self._batch.set_status(
                 member,
                 phase=member.status.phase,
                 ready=member.status.ready,
@@ -289,36 +272,17 @@ class ReplicaPlanner:
                 self._place(vm, spec, wanted, member)
             else:
                 self._unplace(wanted, member, phase="Stopped", reason="")
-        elif member.spec.desired == "Running" and _may_disturb(member, alive, self._disturbed):
-            self._put(member.resource, told_to_end(member))
+        elif member.spec.desired == "Running" and may_disturb(member, alive, self._disturbed):
+            self._batch.put(member.resource, told_to_end(member))
             self._disturb(member, "leaving a node that is to be removed")
 
     def _unplace(self, wanted: InstanceSpec, member: Member, *, phase: str, reason: str) -> None:
         unplaced = msgspec.structs.replace(wanted, node="", node_name="", placement="")
         if unplaced != member.spec:
-            self._put(member.resource, unplaced)
-        self._set_status(member, phase=phase, ready=False, reason=reason)
-
-    def _choose(
-        self, vm: Resource, spec: VMSpec, wanted: InstanceSpec
-    ) -> tuple[Choice, InstanceSpec | None]:
-        request = _request(spec, wanted)
-        choice = choose(request, self.rooms.seen_by(vm.metadata.uid))
-        if choice.node is None:
-            self._waits = True
-            return choice, None
-        self.rooms.reserve(choice.node.uid, vm.metadata.uid, request)
-        return choice, msgspec.structs.replace(
-            wanted,
-            node=choice.node.uid,
-            node_name=choice.node.name,
-            node_epoch=self.rooms.epoch(choice.node.uid),
-            run=wanted.run + 1,
-            placement=choice.why,
-        )
+            self._batch.put(member.resource, unplaced)
+        self._batch.set_status(member, phase=phase, ready=False, reason=reason)
 
     def _create(self, vm: Resource, spec: VMSpec, recipe: GuestRecipe, ordinal: int) -> None:
-        name = f"{vm.metadata.name}-{ordinal}"
         uid = self._new_uid()
         blank = Member(
             resource=vm,
@@ -327,179 +291,21 @@ class ReplicaPlanner:
         )
         wanted = self._template(vm, spec, recipe, blank)
         try:
-            ip, mac = self.addresses.allocate(spec.network)
+            ip, mac = self._places.address(spec.network)
         except BlixardError as error:
-            self._report_uncreated(vm, error.message)
+            self._waits = True
+            self._batch.patch(vm, {"message": error.message})
             return
         wanted = msgspec.structs.replace(wanted, ip=ip, mac=mac)
         status = InstanceStatus()
         if spec.running:
-            choice, chosen = self._choose(vm, spec, wanted)
+            choice, chosen = self._places.choose(vm, spec, wanted)
             if chosen is None:
+                self._waits = True
                 status = InstanceStatus(reason=choice.why)
             wanted = chosen or wanted
-        self._add(
-            Put(
-                kind="Instance",
-                namespace=vm.metadata.namespace,
-                name=name,
-                uid=uid,
-                owner=vm.metadata.uid,
-                labels=vm.metadata.labels,
-                spec=msgspec.to_builtins(wanted),
-                status=msgspec.to_builtins(status),
-                expect=0,
-            )
-        )
+        self._batch.create(vm, uid, wanted, status)
 
-    def _report_uncreated(self, vm: Resource, why: str) -> None:
-        self._waits = True
-        if vm.status.get("message") != why:
-            self._patch(vm, {"message": why})
-
-    def _put(self, resource: Resource, spec: InstanceSpec) -> None:
-        meta = resource.metadata
-        self._add(
-            Put(
-                kind="Instance",
-                namespace=meta.namespace,
-                name=meta.name,
-                uid=meta.uid,
-                owner=meta.owner,
-                labels=meta.labels,
-                spec=msgspec.to_builtins(spec),
-                expect=meta.revision,
-            )
-        )
-
-    def _delete(self, resource: Resource) -> None:
-        meta = resource.metadata
-        self._add(
-            Delete(
-                kind=resource.kind,
-                namespace=meta.namespace,
-                name=meta.name,
-                uid=meta.uid,
-                expect=meta.revision,
-            )
-        )
-
-    def _add(self, op: Operation) -> None:
-        self.ops.append(op)
-        self._bytes += len(msgspec.msgpack.encode(op))
-
-    def _set_status(self, member: Member, *, phase: str, ready: bool, reason: str) -> None:
-        new = {"phase": phase, "ready": ready, "reason": reason}
-        old = member.resource.status
-        if any(old.get(key) != value for key, value in new.items()):
-            self._patch(member.resource, new)
-
-    def _patch(self, resource: Resource, status: dict[str, object]) -> None:
-        meta = resource.metadata
-        self._add(
-            PatchStatus(
-                kind=resource.kind,
-                namespace=meta.namespace,
-                name=meta.name,
-                uid=meta.uid,
-                status=status,
-            )
-        )
-
-    def _vm_status(self, vm: Resource, spec: VMSpec, members: list[Member], problem: str) -> None:
-        new = summarise(spec, members, problem, deleting=bool(vm.status.get("deleting")))
-        if any(vm.status.get(key) != value for key, value in new.items()):
-            self._patch(vm, new)
-
-
-def summarise(
-    spec: VMSpec, members: list[Member], problem: str, *, deleting: bool = False
-) -> dict[str, object]:
-    """Return the status of a VM: phase, counts and the first reason that matters."""
-    ready = sum(1 for m in members if m.status.ready and not m.node_lost)
-    reasons = [m.status.reason for m in members if m.status.reason and not m.status.ready]
-    phases = {m.status.phase for m in members}
-    if problem:
-        phase = "Pending"
-    elif deleting:
-        phase = "Stopping"
-    elif not spec.running:
-        phase = "Stopped" if phases <= {"Stopped"} else "Stopping"
-    elif ready >= spec.replicas:
-        phase = "Running"
-    else:
-        order = ("Failed", "Unknown", "Pending", "Building", "Starting", "Stopping", "Stopped")
-        phase = next((p for p in order if p in phases), "Pending")
-    return {
-        "phase": phase,
-        "replicas": len(members),
-        "readyReplicas": ready,
-        "message": problem or (reasons[0] if reasons and ready < spec.replicas else ""),
-    }
-
-
-def _request(spec: VMSpec, instance: InstanceSpec) -> PlacementRequest:
-    return PlacementRequest(
-        vcpus=instance.vcpus,
-        memory_mib=instance.memory_mib,
-        node_selector=spec.placement.node_selector,
-        anti_affinity_group=spec.placement.anti_affinity_group,
-    )
-
-
-def _size(spec: InstanceSpec) -> tuple[int, int]:
-    return spec.vcpus, spec.memory_mib
-
-
-def _removal_rank(member: Member) -> tuple[bool, bool, bool, bool, int]:
-    """Order of removal: ending, from before a loss, not placed, not ready, the highest ordinal."""
-    return (
-        member.spec.desired == "Running",
-        not member.stale,
-        bool(member.spec.node),
-        member.status.ready,
-        -member.spec.ordinal,
-    )
-
-
-def _free_ordinals(members: list[Member], count: int) -> list[int]:
-    taken = {m.spec.ordinal for m in members}
-    free: list[int] = []
-    ordinal = 1
-    while len(free) < count:
-        if ordinal not in taken:
-            free.append(ordinal)
-        ordinal += 1
-    return free
-
-
-def _starts_anew(old: InstanceSpec, new: InstanceSpec) -> bool:
-    """Tell whether it may start after it was, or may have been, told to be over."""
-    if new.desired != "Running":
-        return False
-    if old.desired == "Stopped":
-        return True
-    return new.restart_policy != "Always" and old.restart_generation != new.restart_generation
-
-
-def _restart_needed(old: InstanceSpec, new: InstanceSpec) -> bool:
-    return (old.recipe, old.memory_mib, old.vcpus, old.restart_generation) != (
-        new.recipe,
-        new.memory_mib,
-        new.vcpus,
-        new.restart_generation,
-    )
-
-
-def _only_desired(old: InstanceSpec, new: InstanceSpec) -> InstanceSpec:
-    return msgspec.structs.replace(
-        old, desired=new.desired, fenced=new.fenced, guard=new.guard, guard_seq=new.guard_seq
-    )
-
-
-def _may_disturb(member: Member, alive: list[Member], disturbed: set[str]) -> bool:
-    """One at a time: an instance is restarted for a change only while all others are ready."""
-    if not member.status.ready:
-        return True
-    others = (m for m in alive if m is not member)
-    return member.resource.metadata.owner not in disturbed and all(m.status.ready for m in others)
+    def _report(self, vm: Resource, spec: VMSpec, members: list[Member], problem: str) -> None:
+        deleting = bool(vm.status.get("deleting"))
+        self._batch.patch(vm, summarise(spec, members, problem, deleting=deleting))

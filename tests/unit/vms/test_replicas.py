@@ -3,7 +3,8 @@
 import pytest
 
 from blixard.cluster.resources import Delete, Put
-from blixard.vms.replicas import BYTES_MAX, OPS_MAX, ReplicaPlanner
+from blixard.vms.batch import BYTES_MAX, OPS_MAX
+from blixard.vms.replicas import ReplicaPlanner
 from tests.unit.vms.states import Cluster
 
 
