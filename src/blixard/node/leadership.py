@@ -23,6 +23,11 @@ class _Question:
         self.outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
         self.calls: dict[str, asyncio.Task[None]] = {}
 
+    def end(self, uid: str, answer: bytes | BlixardError) -> None:
+        """Note what came of a call."""
+        self.calls.pop(uid, None)
+        self.outcomes.put_nowait((uid, answer))
+
     def drop(self, uid: str, error: BlixardError) -> None:
         """Wait no longer for a node."""
         self.calls.pop(uid).cancel()
@@ -117,7 +122,6 @@ class Leadership:
     async def _call(
         self, question: _Question, uid: str, method: str, payload: bytes, timeout_s: float
     ) -> None:
-        answer: bytes | BlixardError
         try:
             if uid == self._own_uid:
                 answer = await self._local[method](uid, payload)
@@ -126,9 +130,9 @@ class Leadership:
                     uid, method, payload, timeout_s=timeout_s
                 )
         except BlixardError as error:
-            answer = error
-        question.calls.pop(uid, None)
-        question.outcomes.put_nowait((uid, answer))
+            question.end(uid, error)
+        else:
+            question.end(uid, answer)
 
     def _leads(self, uid: str) -> None:
         """Whoever still waits for another node asks elsewhere: that one may be cut off."""

@@ -61,6 +61,7 @@ class Nap:
             raise asyncio.CancelledError
 
     def _end(self) -> None:
+        self._handle = None  # it refers to this method: freed at once, not by the collector
         wake, self._wake = self._wake, None
         if wake is not None:
             wake(self)

@@ -107,6 +107,7 @@ class SimTransport:
             raise BlixardError("TIMEOUT", f"{method} of {uid}: {timeout_s} s") from None
         finally:
             expiry.cancel()
+            del answer  # its error refers to this frame: freed at once, not by the collector
 
     def serve(
         self,
