@@ -106,6 +106,14 @@ def lost_voters_are_removed():
     return patched(roster, "next_step", step)
 
 
+def invites_the_same_again():
+    def step(facts, *rest, **limits):
+        forgotten = [msgspec.structs.replace(fact, refusals=0) for fact in facts]
+        return members.next_step(forgotten, *rest, **limits)
+
+    return patched(roster, "next_step", step)
+
+
 def patience_by_the_wall_clock():
     def waited_s(self, uid):
         node = self._cluster.store.by_uid(uid)
@@ -130,6 +138,7 @@ def patience_by_the_wall_clock():
         ("leaders/bounded-growth", log_is_kept_for_ever, "bounded disk"),
         ("membership/lost-for-long", lost_voters_are_removed, "all vote again"),
         ("membership/lost-for-long", patience_by_the_wall_clock, "patience"),
+        ("membership/spare-that-refuses", invites_the_same_again, "another spare votes"),
         ("membership/removed-node-returns", removed_node_is_not_told, "does not know"),
         ("divergence/quarantined", nobody_compares, "quarantine"),
         ("leaders/errors-name-their-cause", damage_without_a_name, "LOG_CORRUPT: ?"),

@@ -11,13 +11,14 @@ REPLACE_AFTER_S = 300.0  # a voter lost this long is replaced where a spare is r
 
 
 class NodeFact(msgspec.Struct, frozen=True, kw_only=True):
-    """A node as the membership rule sees it."""
+    """A node as the membership rule sees it; ``refusals``: invitations that came to nothing."""
 
     uid: str
     raft_id: int
     ready: bool
     removing: bool = False
     lost_for_s: float = 0.0
+    refusals: int = 0
 
 
 class MemberFact(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,9 +86,10 @@ def _leave(
 
 
 def _spare(ready: list[NodeFact], members: list[MemberFact]) -> NodeFact | None:
+    """Return whom to invite: in turn, for one that always refuses must not keep the others out."""
     inside = {m.raft_id for m in members}
     outside = [n for n in ready if n.raft_id not in inside]
-    return min(outside, key=lambda n: n.raft_id) if outside else None
+    return min(outside, key=lambda n: (n.refusals, n.raft_id)) if outside else None
 
 
 def _grow(

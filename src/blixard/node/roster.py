@@ -52,13 +52,14 @@ class Roster:
         # Lost nodes and removals that go on, and since when this leader has seen that: boot time,
         # for a wall clock that jumps must not end anybody's patience.
         self._since_ns: dict[str, int] = {}
+        self._refusals: dict[str, int] = {}  # invitations of this leader that came to nothing
 
     async def run(self) -> None:
         """Look again and again; errors are shown and tried again."""
         while True:
             await asyncio.sleep(LOOK_S)
             if not self._raft.is_leader:
-                self._since_ns = {}
+                self._since_ns, self._refusals = {}, {}
                 continue
             self._look()
             try:
@@ -73,6 +74,8 @@ class Roster:
         waiting += [operation.metadata.uid for operation in self._removals_wanted()]
         now_ns = self._env.boottime_ns()
         self._since_ns = {uid: self._since_ns.get(uid, now_ns) for uid in waiting}
+        known = {node.metadata.uid for node in nodes}
+        self._refusals = {uid: n for uid, n in self._refusals.items() if uid in known}
 
     def _waited_s(self, uid: str) -> float:
         now_ns = self._env.boottime_ns()
@@ -100,6 +103,7 @@ class Roster:
                 ready=node.status.get("state") == "Ready",
                 removing=bool(node.status.get("removing")) and not self._holds_instances(node),
                 lost_for_s=self._waited_s(node.metadata.uid),
+                refusals=self._refusals.get(node.metadata.uid, 0),
             )
             for node in self._cluster.store.list("Node")
         ]
@@ -126,7 +130,9 @@ class Roster:
         self._env.log("info", "member_change", kind=step.kind, raft_id=step.raft_id, why=step.why)
         match step.kind:
             case "add_learner":
+                self._refusals[step.uid] = self._refusals.get(step.uid, 0) + 1
                 await self._invite(step)
+                del self._refusals[step.uid]
             case "promote":
                 await self._raft.promote(step.raft_id, timeout_s=CHANGE_S)
             case "demote":

@@ -70,3 +70,10 @@ def test_a_learner_that_came_back_takes_the_vote_of_one_that_is_lost():
     back = [*voters(1, 2, 3), learner(4)]
     assert step([*nodes(1, 2, 4), LOST], back) == ("demote", 3)
     assert step([*nodes(1, 2, 4), LOST], [*voters(1, 2), *map(learner, (3, 4))]) == ("promote", 4)
+
+
+def test_a_spare_that_refuses_is_asked_again_after_the_others():
+    facts = [*nodes(1), *nodes(2, refusals=1), *nodes(3, 4)]
+    assert step(facts, voters(1)) == ("add_learner", 3)
+    assert step(facts, [*voters(1), learner(3)]) == ("add_learner", 4)
+    assert step([*nodes(1), *nodes(2, 3, 4, refusals=1)], voters(1)) == ("add_learner", 2)

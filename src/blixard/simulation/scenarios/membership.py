@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from blixard.cluster.members import REPLACE_AFTER_S
+from blixard.cluster.resources import Put
 from blixard.simulation.scenarios.guests import settle, state
 from blixard.simulation.scenarios.restarts import PLAIN
 from blixard.simulation.scenarios.shell import Shell, serve
@@ -57,10 +58,8 @@ def blue_green(stage: Stage) -> None:
     for number in (1, 2, 3):
         host = stage.host(number)
         before = host.uid
-        stage.fault("lost_disk", host, lasts_s=1)
-        stage.until(60, lambda: stage.repairs.idle, f"{before} is replaced")
+        _replaced(stage, host)
         stage.until(20, functools.partial(_votes, stage, host), f"{host.uid} votes")
-        stage.addresses[number - 1] = host.uid
         stage.expect(before not in _voters(stage), f"{before} votes still")
         stage.writes(5, within_s=5)
         stage.happened("node replaced")
@@ -112,6 +111,32 @@ def lost_for_long(stage: Stage) -> None:
     stage.writes(3, within_s=5)
 
 
+def spare_that_refuses(stage: Stage) -> None:
+    """The first of three spares has a full disk when a voter is lost: another one votes."""
+    settle(stage)
+    config = state(stage).get("ClusterConfig", "", "cluster")
+    assert config is not None
+    spec = {**config.spec, "votersMax": 3}
+    stage.commit(Put(kind="ClusterConfig", namespace="", name="cluster", spec=spec))
+    first, second, third = stage.others(stage.leader())[:3]
+    for host in (first, second):
+        _replaced(stage, host)
+    stage.until(30, lambda: len(_voters(stage)) == 3, "two of five no longer vote")
+    stage.fault("full", first)
+    _replaced(stage, third)
+    stage.until(30, lambda: len(_voters(stage)) == 3, "another spare votes")
+    stage.expect(not _votes(stage, first), f"{first.uid} votes with a full disk")
+    stage.happened("spare passed over")
+    stage.writes(3, within_s=5)
+
+
+def _replaced(stage: Stage, host: Host) -> None:
+    before = host.uid
+    stage.fault("lost_disk", host, lasts_s=1)
+    stage.until(60, lambda: stage.repairs.idle, f"{before} is replaced")
+    stage.addresses[host.number - 1] = host.uid
+
+
 SCENARIOS = (
     Scenario(
         name="membership/removal-would-lose-quorum", rows=("complaint/2",),
@@ -134,5 +159,10 @@ SCENARIOS = (
         name="membership/lost-for-long", rows=("fault/12", "complaint/14"), act=lost_for_long,
         incident="etcd and consul: a member that was removed while it was away never gets in again",
         happens=("vote given up",), node=True, nodes=5, clients=1, config=PLAIN,
+    ),
+    Scenario(
+        name="membership/spare-that-refuses", rows=("fault/12",), act=spare_that_refuses,
+        incident="a node that cannot become a voter kept all others from becoming one",
+        happens=("spare passed over",), node=True, nodes=5, clients=1, config=PLAIN, ends="open",
     ),
 )  # fmt: skip
