@@ -114,8 +114,12 @@ def invites_the_same_again():
     return patched(roster, "next_step", step)
 
 
+def waits_for_laggards():
+    return patched(members, "LAGS_AFTER_S", float("inf"))
+
+
 def patience_by_the_wall_clock():
-    def waited_s(self, uid):
+    def waited_s(self, _what, uid):
         node = self._cluster.store.by_uid(uid)
         lost_ms = node.status.get("lostAtMs", 0) if node is not None else 0
         return (self._env.wall_time_ms() - lost_ms) / 1000 if lost_ms else 0.0
@@ -139,6 +143,7 @@ def patience_by_the_wall_clock():
         ("membership/lost-for-long", lost_voters_are_removed, "all vote again"),
         ("membership/lost-for-long", patience_by_the_wall_clock, "patience"),
         ("membership/spare-that-refuses", invites_the_same_again, "another spare votes"),
+        ("membership/learner-that-lags", waits_for_laggards, "another spare votes"),
         ("membership/removed-node-returns", removed_node_is_not_told, "does not know"),
         ("divergence/quarantined", nobody_compares, "quarantine"),
         ("leaders/errors-name-their-cause", damage_without_a_name, "LOG_CORRUPT: ?"),

@@ -8,6 +8,7 @@ import msgspec
 
 VOTERS_MAX_DEFAULT = 5
 REPLACE_AFTER_S = 300.0  # a voter lost this long is replaced where a spare is ready
+LAGS_AFTER_S = 60.0  # a learner that has not caught up for so long keeps no other one waiting
 
 
 class NodeFact(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,11 +23,15 @@ class NodeFact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemberFact(msgspec.Struct, frozen=True, kw_only=True):
-    """A member of the Raft configuration; ``caught_up``: within the leader's promotion bound."""
+    """A member of the Raft configuration; ``caught_up``: within the leader's promotion bound.
+
+    ``lags_for_s``: for how long it has not been, although its node is ready.
+    """
 
     raft_id: int
     learner: bool
     caught_up: bool = True
+    lags_for_s: float = 0.0
 
 
 class MemberStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +69,8 @@ def next_step(
     wanted = voters_wanted(len(ready), voters_max)
     if len(voters) < wanted:
         return _grow(ready, members, voters, learners, wanted)
-    replaceable = len(voters) >= 3 and (learners or _spare(ready, members) is not None)
+    prepared = any(m.caught_up for m in learners)
+    replaceable = len(voters) >= 3 and (prepared or _spare(ready, members) is not None)
     for member in sorted(voters, key=lambda m: m.raft_id):
         node = by_id[member.raft_id]
         if node.lost_for_s > REPLACE_AFTER_S and replaceable:
@@ -101,7 +107,8 @@ def _grow(
 ) -> MemberStep | None:
     """Gather learners first, promote when the next odd number can be reached at once."""
     spare = _spare(ready, members)
-    if len(voters) + len(learners) < wanted and spare is not None:
+    hopeful = [m for m in learners if m.caught_up or m.lags_for_s <= LAGS_AFTER_S]
+    if len(voters) + len(hopeful) < wanted and spare is not None:
         return MemberStep(kind="add_learner", raft_id=spare.raft_id, uid=spare.uid)
     next_odd = len(voters) + 2 if len(voters) % 2 else len(voters) + 1
     prepared = [m for m in learners if m.caught_up]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Literal
 
 from blixard.base.errors import BlixardError
 from blixard.cluster.facade import Cluster
@@ -27,6 +28,8 @@ CHANGE_S = 5.0
 COMMIT_S = 5.0
 CAUGHT_UP_ENTRIES = 100
 
+_Patience = Literal["lost", "lags", "removal"]
+
 
 class Roster:
     """One membership change or removal step at a time."""
@@ -49,9 +52,9 @@ class Roster:
         self._cluster_id = cluster_id
         self._own_raft_id = own_raft_id
         self._secrets = secrets
-        # Lost nodes and removals that go on, and since when this leader has seen that: boot time,
-        # for a wall clock that jumps must not end anybody's patience.
-        self._since_ns: dict[str, int] = {}
+        # What goes on with whom, and since when this leader has seen that: boot time, for a wall
+        # clock that jumps must not end anybody's patience.
+        self._since_ns: dict[tuple[_Patience, str], int] = {}
         self._refusals: dict[str, int] = {}  # invitations of this leader that came to nothing
 
     async def run(self) -> None:
@@ -70,16 +73,21 @@ class Roster:
 
     def _look(self) -> None:
         nodes = self._cluster.store.list("Node")
-        waiting = [n.metadata.uid for n in nodes if n.status.get("state") == "Lost"]
-        waiting += [operation.metadata.uid for operation in self._removals_wanted()]
+        lost = [n.metadata.uid for n in nodes if n.status.get("state") == "Lost"]
+        ready = {n.metadata.uid for n in nodes if n.status.get("state") == "Ready"}
+        near, members = self._near(), self._raft.members.items()
+        lags = [m.uid for i, m in members if m.learner and i not in near and m.uid in ready]
+        going = [operation.metadata.uid for operation in self._removals_wanted()]
         now_ns = self._env.boottime_ns()
-        self._since_ns = {uid: self._since_ns.get(uid, now_ns) for uid in waiting}
+        whom: dict[_Patience, list[str]] = {"lost": lost, "lags": lags, "removal": going}
+        keys = [(what, uid) for what, uids in whom.items() for uid in uids]
+        self._since_ns = {key: self._since_ns.get(key, now_ns) for key in keys}
         known = {node.metadata.uid for node in nodes}
         self._refusals = {uid: n for uid, n in self._refusals.items() if uid in known}
 
-    def _waited_s(self, uid: str) -> float:
+    def _waited_s(self, what: _Patience, uid: str) -> float:
         now_ns = self._env.boottime_ns()
-        return (now_ns - self._since_ns.get(uid, now_ns)) / 1e9
+        return (now_ns - self._since_ns.get((what, uid), now_ns)) / 1e9
 
     # -- voters --
 
@@ -102,7 +110,7 @@ class Roster:
                 raft_id=int(node.spec["raftId"]),
                 ready=node.status.get("state") == "Ready",
                 removing=bool(node.status.get("removing")) and not self._holds_instances(node),
-                lost_for_s=self._waited_s(node.metadata.uid),
+                lost_for_s=self._waited_s("lost", node.metadata.uid),
                 refusals=self._refusals.get(node.metadata.uid, 0),
             )
             for node in self._cluster.store.list("Node")
@@ -114,15 +122,24 @@ class Roster:
             i.spec.get("node") == node.metadata.uid for i in self._cluster.store.list("Instance")
         )
 
-    def _member_facts(self) -> list[MemberFact]:
+    def _near(self) -> set[int]:
+        """Return the raft ids of the members that may be given a vote."""
         status = self._raft.status()
-        near = {
+        return {
             peer.raft_id
             for peer in status.peers
             if peer.active and status.last_index - peer.matched <= CAUGHT_UP_ENTRIES
         } - {health.raft_id for health in status.health if health.quarantined}
+
+    def _member_facts(self) -> list[MemberFact]:
+        near = self._near()
         return [
-            MemberFact(raft_id=member.raft_id, learner=member.learner, caught_up=raft_id in near)
+            MemberFact(
+                raft_id=member.raft_id,
+                learner=member.learner,
+                caught_up=raft_id in near,
+                lags_for_s=self._waited_s("lags", member.uid),
+            )
             for raft_id, member in sorted(self._raft.members.items())
         ]
 
@@ -182,7 +199,7 @@ class Roster:
             node,
             force=operation.spec["type"] == "force-remove-node",
             raft_ids=set(self._raft.members),
-            waited_s=self._waited_s(operation.metadata.uid),
+            waited_s=self._waited_s("removal", operation.metadata.uid),
         )
         await self._do(step, node, term)
         phase = {"done": "Succeeded", "failed": "Failed"}.get(step.kind, "Running")

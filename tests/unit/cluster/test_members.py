@@ -77,3 +77,17 @@ def test_a_spare_that_refuses_is_asked_again_after_the_others():
     assert step(facts, voters(1)) == ("add_learner", 3)
     assert step(facts, [*voters(1), learner(3)]) == ("add_learner", 4)
     assert step([*nodes(1), *nodes(2, 3, 4, refusals=1)], voters(1)) == ("add_learner", 2)
+
+
+def test_a_learner_that_lags_for_long_keeps_no_other_one_waiting():
+    lags = MemberFact(raft_id=3, learner=True, caught_up=False, lags_for_s=61)
+    assert step(nodes(1, 2, 3, 4), [*voters(1, 2), learner(3, caught_up=False)]) is None
+    assert step(nodes(1, 2, 3, 4), [*voters(1, 2), lags]) == ("add_learner", 4)
+    assert step(nodes(1, 2, 3, 4), [*voters(1, 2), lags, learner(4)]) == ("promote", 4)
+    assert step(nodes(1, 2, 3), [*voters(1, 2), lags]) is None
+
+
+def test_a_vote_is_taken_only_for_one_that_can_have_it():
+    members = [*voters(1, 2, 3), learner(4, caught_up=False)]
+    assert step([*nodes(1, 2, 4), LOST], members) is None
+    assert step([*nodes(1, 2, 4, 5), LOST], members) == ("demote", 3)

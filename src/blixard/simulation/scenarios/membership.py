@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 
-from blixard.cluster.members import REPLACE_AFTER_S
+from blixard.cluster.members import LAGS_AFTER_S, REPLACE_AFTER_S
 from blixard.cluster.resources import Put
 from blixard.simulation.scenarios.guests import settle, state
+from blixard.simulation.scenarios.moments import LOG, Moment
 from blixard.simulation.scenarios.restarts import PLAIN
 from blixard.simulation.scenarios.shell import Shell, serve
 from blixard.simulation.scenarios.stage import Scenario, Stage
 from blixard.simulation.world import Host
 
 _LOST_S = REPLACE_AFTER_S + 30.0
+_HANGS_S = 1000.0
+_FIRST_ENTRIES = 3  # syncs of a log: its empty state, the start, and what the leader sent
 
 
 def _votes(stage: Stage, host: Host) -> bool:
@@ -113,6 +116,25 @@ def lost_for_long(stage: Stage) -> None:
 
 def spare_that_refuses(stage: Stage) -> None:
     """The first of three spares has a full disk when a voter is lost: another one votes."""
+    first, third = _two_spares(stage)
+    stage.fault("full", first)
+    _another_votes(stage, third, within_s=30)
+    stage.expect(not _votes(stage, first), f"{first.uid} votes with a full disk")
+    stage.happened("spare passed over")
+
+
+def learner_that_lags(stage: Stage) -> None:
+    """The disk of a spare hangs as soon as it is a learner: another one gets the vote."""
+    first, third = _two_spares(stage)
+    hang = functools.partial(stage.fault, "stall", first, lasts_s=_HANGS_S)
+    trap = stage.trap(first, Moment("sync", LOG, _FIRST_ENTRIES), hang)
+    _another_votes(stage, third, within_s=LAGS_AFTER_S + 30)
+    stage.expect(trap.sprung and not _votes(stage, first), f"{first.uid} votes without a disk")
+    stage.happened("laggard passed over")
+
+
+def _two_spares(stage: Stage) -> tuple[Host, Host]:
+    """Let three of five vote; return the first of the spares, and a voter that follows."""
     settle(stage)
     config = state(stage).get("ClusterConfig", "", "cluster")
     assert config is not None
@@ -122,11 +144,12 @@ def spare_that_refuses(stage: Stage) -> None:
     for host in (first, second):
         _replaced(stage, host)
     stage.until(30, lambda: len(_voters(stage)) == 3, "two of five no longer vote")
-    stage.fault("full", first)
-    _replaced(stage, third)
-    stage.until(30, lambda: len(_voters(stage)) == 3, "another spare votes")
-    stage.expect(not _votes(stage, first), f"{first.uid} votes with a full disk")
-    stage.happened("spare passed over")
+    return first, third
+
+
+def _another_votes(stage: Stage, lost: Host, *, within_s: float) -> None:
+    _replaced(stage, lost)
+    stage.until(within_s, lambda: len(_voters(stage)) == 3, "another spare votes")
     stage.writes(3, within_s=5)
 
 
@@ -164,5 +187,10 @@ SCENARIOS = (
         name="membership/spare-that-refuses", rows=("fault/12",), act=spare_that_refuses,
         incident="a node that cannot become a voter kept all others from becoming one",
         happens=("spare passed over",), node=True, nodes=5, clients=1, config=PLAIN, ends="open",
+    ),
+    Scenario(
+        name="membership/learner-that-lags", rows=("fault/12",), act=learner_that_lags,
+        incident="a learner that cannot catch up held a place, and the cluster lacked a voter",
+        happens=("laggard passed over",), node=True, nodes=5, clients=1, config=PLAIN, ends="open",
     ),
 )  # fmt: skip
