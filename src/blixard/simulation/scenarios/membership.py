@@ -126,7 +126,10 @@ def spare_that_refuses(stage: Stage) -> None:
 def learner_that_lags(stage: Stage) -> None:
     """The disk of a spare hangs as soon as it is a learner: another one gets the vote."""
     first, third = _two_spares(stage)
-    hang = functools.partial(stage.fault, "stall", first, lasts_s=_HANGS_S)
+
+    def hang() -> None:
+        stage.fault("stall", first, lasts_s=_HANGS_S)
+
     trap = stage.trap(first, Moment("sync", LOG, _FIRST_ENTRIES), hang)
     _another_votes(stage, third, within_s=LAGS_AFTER_S + 30)
     stage.expect(trap.sprung and not _votes(stage, first), f"{first.uid} votes without a disk")
