@@ -54,7 +54,7 @@ class Roster:
         self._secrets = secrets
         # What goes on with whom, and since when this leader has seen that: boot time, for a wall
         # clock that jumps must not end anybody's patience.
-        self._since_ns: dict[tuple[_Patience, str], int] = {}
+        self._since_ns: dict[_Patience, dict[str, int]] = {}
         self._refusals: dict[str, int] = {}  # invitations of this leader that came to nothing
 
     async def run(self) -> None:
@@ -73,21 +73,19 @@ class Roster:
 
     def _look(self) -> None:
         nodes = self._cluster.store.list("Node")
-        lost = [n.metadata.uid for n in nodes if n.status.get("state") == "Lost"]
-        ready = {n.metadata.uid for n in nodes if n.status.get("state") == "Ready"}
-        near, members = self._near(), self._raft.members.items()
-        lags = [m.uid for i, m in members if m.learner and i not in near and m.uid in ready]
-        going = [operation.metadata.uid for operation in self._removals_wanted()]
-        now_ns = self._env.boottime_ns()
-        whom: dict[_Patience, list[str]] = {"lost": lost, "lags": lags, "removal": going}
-        keys = [(what, uid) for what, uids in whom.items() for uid in uids]
-        self._since_ns = {key: self._since_ns.get(key, now_ns) for key in keys}
+        self._note("lost", [n.metadata.uid for n in nodes if n.status.get("state") == "Lost"])
+        self._note("removal", [o.metadata.uid for o in self._removals_wanted()])
         known = {node.metadata.uid for node in nodes}
         self._refusals = {uid: n for uid, n in self._refusals.items() if uid in known}
 
+    def _note(self, what: _Patience, uids: list[str]) -> None:
+        """Note with whom this goes on now, and forget with whom it no longer does."""
+        since_ns, now_ns = self._since_ns.get(what, {}), self._env.boottime_ns()
+        self._since_ns[what] = {uid: since_ns.get(uid, now_ns) for uid in uids}
+
     def _waited_s(self, what: _Patience, uid: str) -> float:
         now_ns = self._env.boottime_ns()
-        return (now_ns - self._since_ns.get((what, uid), now_ns)) / 1e9
+        return (now_ns - self._since_ns.get(what, {}).get(uid, now_ns)) / 1e9
 
     # -- voters --
 
@@ -122,6 +120,20 @@ class Roster:
             i.spec.get("node") == node.metadata.uid for i in self._cluster.store.list("Instance")
         )
 
+    def _member_facts(self) -> list[MemberFact]:
+        near, members = self._near(), sorted(self._raft.members.items())
+        far = [member.uid for i, member in members if member.learner and i not in near]
+        self._note("lags", [uid for uid in far if self._is_ready(uid)])
+        return [
+            MemberFact(
+                raft_id=member.raft_id,
+                learner=member.learner,
+                caught_up=raft_id in near,
+                lags_for_s=self._waited_s("lags", member.uid),
+            )
+            for raft_id, member in members
+        ]
+
     def _near(self) -> set[int]:
         """Return the raft ids of the members that may be given a vote."""
         status = self._raft.status()
@@ -131,17 +143,9 @@ class Roster:
             if peer.active and status.last_index - peer.matched <= CAUGHT_UP_ENTRIES
         } - {health.raft_id for health in status.health if health.quarantined}
 
-    def _member_facts(self) -> list[MemberFact]:
-        near = self._near()
-        return [
-            MemberFact(
-                raft_id=member.raft_id,
-                learner=member.learner,
-                caught_up=raft_id in near,
-                lags_for_s=self._waited_s("lags", member.uid),
-            )
-            for raft_id, member in sorted(self._raft.members.items())
-        ]
+    def _is_ready(self, uid: str) -> bool:
+        node = self._cluster.store.by_uid(uid)
+        return node is not None and node.status.get("state") == "Ready"
 
     async def _change(self, step: MemberStep) -> None:
         self._env.log("info", "member_change", kind=step.kind, raft_id=step.raft_id, why=step.why)
