@@ -177,6 +177,15 @@ CODES: dict[str, CodeInfo] = {
     "HYPERVISOR_UNAVAILABLE": CodeInfo(
         503, 1, "the hypervisor cannot be used here", "blixard doctor"
     ),
+    "MIGRATION_FAILED": CodeInfo(
+        500,
+        1,
+        "the instance could not be moved while it runs",
+        "blixard get migrations; its status says what became of the guest",
+    ),
+    "MIGRATION_REFUSED": CodeInfo(
+        409, 5, "the instance cannot be moved while it runs", "see the message"
+    ),
     "NETWORK_FAILED": CodeInfo(500, 1, "the node's network could not be set", "see the message"),
     "ADDRESSES_EXHAUSTED": CodeInfo(
         409, 6, "the network has no free address", "use a larger network"

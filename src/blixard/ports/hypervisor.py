@@ -5,7 +5,7 @@ Find again after a restart.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Literal, Protocol
 
 import msgspec
@@ -18,7 +18,8 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     ``runner`` is a runner directory (microvm.nix layout), ``tap`` the host interface made by the
     network backend (empty: no network), ``address`` the guest's ``IP/prefix``, ``node`` the name of
-    the node that starts it, which the guest is told.
+    the node that starts it, which the guest is told. ``incoming``: the process waits for the memory
+    and state of another one (:meth:`Hypervisor.receive_state`); it never boots by itself.
     """
 
     instance_uid: str
@@ -35,6 +36,7 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     gateway: str = ""
     mtu: int = 1450
     node: str = ""
+    incoming: bool = False
 
 
 GuardMode = Literal["keep", "fence"]
@@ -69,6 +71,14 @@ class GuestStatus(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float] = {}
 
 
+class MigrationFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What moving a guest took: the whole, how long its CPUs stood still here, bytes sent."""
+
+    total_ms: int
+    downtime_ms: int
+    bytes_sent: int
+
+
 class Hypervisor(Protocol):
     """Start, watch and stop instances on this node. Every call has its own deadline inside."""
 
@@ -76,7 +86,10 @@ class Hypervisor(Protocol):
         """Return all processes that the guard holds, exited ones until ``forget``."""
 
     async def start_paused(self, plan: LaunchPlan) -> HypervisorInstance:
-        """Spawn the hypervisor with the CPUs stopped. Raises BlixardError GUEST_START_FAILED."""
+        """Spawn the hypervisor with the CPUs stopped, waiting for a state if the plan says so.
+
+        Raises BlixardError GUEST_START_FAILED.
+        """
 
     async def arm(
         self, instance_uid: str, deadline_boottime_ns: int, *, epoch: int, seq: int
@@ -107,6 +120,33 @@ class Hypervisor(Protocol):
 
     async def forget(self, instance_uid: str) -> None:
         """Remove what is left of an exited instance (state directory, cgroup)."""
+
+    async def send_state(
+        self,
+        instance_uid: str,
+        stream: Stream,
+        *,
+        live: bool,
+        switch: Callable[[], Awaitable[None]],
+    ) -> MigrationFigures:
+        """Send memory and state of a running instance; return once the receiver has all of it.
+
+        *live*: the memory goes while it runs, what it changes meanwhile again; otherwise the CPUs
+        stop first. Once they have stopped and only the rest is to be sent, *switch* is awaited,
+        exactly once. If it raises, nothing more is sent, its error is raised and the CPUs stay
+        stopped: the caller decides whether they go on (:meth:`resume`).
+
+        Raises:
+            BlixardError: MIGRATION_FAILED. Before *switch* was awaited, the guest runs on as if
+                nothing had been; after it returned, the CPUs stay stopped for good.
+        """
+
+    async def receive_state(self, instance_uid: str, stream: Stream) -> None:
+        """Take what another host's :meth:`send_state` sends into a process that waits for it.
+
+        Returns once all is there and acknowledged; the CPUs are still stopped. Raises BlixardError
+        MIGRATION_FAILED: the process is of no use then.
+        """
 
     async def guest_status(self, instance_uid: str) -> GuestStatus:
         """Ask the agent. Raises BlixardError GUEST_UNREACHABLE."""

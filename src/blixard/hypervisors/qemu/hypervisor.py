@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -32,7 +32,12 @@ from blixard.hypervisors.qemu.arguments import (
 )
 from blixard.hypervisors.qemu.probe import Accelerator, host_tsc_khz, probe
 from blixard.hypervisors.qemu.qmp import QmpClient
-from blixard.ports.hypervisor import GuestStatus, HypervisorInstance, LaunchPlan
+from blixard.ports.hypervisor import (
+    GuestStatus,
+    HypervisorInstance,
+    LaunchPlan,
+    MigrationFigures,
+)
 from blixard.ports.transport import Stream
 
 QMP_UP_S = 15.0
@@ -176,6 +181,27 @@ class QemuHypervisor:
         live = await self._connect(instance_uid)
         await live.qmp.execute("stop")
         await self._guard.call("mark", uid=instance_uid, state="paused")
+
+    # -- moving --
+
+    async def send_state(
+        self,
+        instance_uid: str,
+        stream: Stream,  # noqa: ARG002 - nothing is sent
+        *,
+        live: bool,  # noqa: ARG002
+        switch: Callable[[], Awaitable[None]],  # noqa: ARG002
+    ) -> MigrationFigures:
+        """Refuse: guests of this hypervisor stay where they are."""
+        raise BlixardError("MIGRATION_FAILED", f"{instance_uid}: QEMU guests cannot be moved yet")
+
+    async def receive_state(
+        self,
+        instance_uid: str,
+        stream: Stream,  # noqa: ARG002 - nothing is taken
+    ) -> None:
+        """Refuse."""
+        raise BlixardError("MIGRATION_FAILED", f"{instance_uid}: QEMU guests cannot be moved yet")
 
     # -- ending --
 
