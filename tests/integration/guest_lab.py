@@ -130,7 +130,7 @@ def boottime_ns(after_s: float) -> int:
 @contextlib.asynccontextmanager
 async def hypervisor(state_dir: pathlib.Path) -> AsyncIterator[QemuHypervisor]:
     """Give a hypervisor whose guests and guard are gone afterwards."""
-    made = QemuHypervisor(str(state_dir), GuardClient(str(state_dir), f"test{os.getpid()}"))
+    made = QemuHypervisor(str(state_dir), GuardClient(str(state_dir), f"test-{state_dir.name}"))
     try:
         yield made
     finally:

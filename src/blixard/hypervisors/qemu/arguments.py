@@ -102,8 +102,8 @@ def qemu_arguments(
 ) -> list[str]:
     """Return the argument list; ``{path:NAME}`` and ``{fd:NAME}`` are filled by the launcher.
 
-    The machine starts with its CPUs stopped (``-S``). Sockets, log, disk and tap come as
-    descriptors: the process needs no right to any directory.
+    The machine starts with its CPUs stopped (``-S``), and waits for a state if the plan says so.
+    Sockets, log, disk and tap come as descriptors: the process needs no right to any directory.
     """
     accel = f"tcg,tb-size={TB_SIZE_MIB}" if accelerator == "tcg" else accelerator
     arguments = [
@@ -164,4 +164,4 @@ def qemu_arguments(
             "-device",
             f"virtio-net-device,netdev=net0,mac={plan.mac}",
         ]
-    return arguments
+    return [*arguments, "-incoming", "defer"] if plan.incoming else arguments
