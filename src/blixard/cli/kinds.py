@@ -253,6 +253,22 @@ KINDS: tuple[Kind, ...] = (
             Column("NODE", "spec.node", wide=True),
         ),
     ),
+    Kind(
+        "Migration",
+        "migrations",
+        ("mig",),
+        True,
+        (
+            NAME,
+            Column("INSTANCE", "spec.instance"),
+            Column("PHASE", "status.phase"),
+            Column("FROM", "status.source"),
+            Column("TO", "status.target"),
+            AGE,
+            Column("DOWNTIME-MS", "status.downtimeMs", optional=True),
+            Column("REASON", "status.reason", optional=True),
+        ),
+    ),
     Kind("Namespace", "namespaces", ("ns",), False, (NAME, AGE)),
     Kind(
         "JoinToken",

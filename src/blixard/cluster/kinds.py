@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from blixard.base.errors import Problem
+from blixard.cluster import moves
 from blixard.cluster.kind import FIRST_LEVEL, NAME_PATTERN, Kind, StateView
 from blixard.cluster.resources import Resource
 
@@ -190,11 +191,16 @@ def instance_rule(state: StateView, old: Resource | None, new: Resource | None) 
         return "a start after a stop needs a higher run number"
     if was and old is not None and (now != was or _size(before) != _size(new.spec)):
         broken = _still_there(state, old, was)
-        if broken:
+        if broken and moves.switch_problem(state, old, new):
             return broken
     broken = _guard_step(old, new) if old is not None else ""
     if broken:
         return broken
+    if moves.move_of(new.spec) is not None:
+        target = str(new.spec["migration"].get("target", ""))
+        broken = moves.move_problem(state, old, new) or _capacity(state, old, new, target)
+        if broken:
+            return broken
     return _capacity(state, old, new, now) if now else ""
 
 
@@ -235,7 +241,7 @@ def _still_there(state: StateView, old: Resource, node_uid: str) -> str:
 def _capacity(state: StateView, old: Resource | None, new: Resource, node_uid: str) -> str:
     """Reservations never exceed a node's capacity times overcommit."""
     vcpus, memory_mib = int(new.spec.get("vcpus", 0)), int(new.spec.get("memoryMib", 0))
-    if old is not None and old.spec.get("node") == node_uid:
+    if old is not None and moves.reserves(old.spec, node_uid):
         vcpus -= int(old.spec.get("vcpus", 0))
         memory_mib -= int(old.spec.get("memoryMib", 0))
     if vcpus <= 0 and memory_mib <= 0:

@@ -15,6 +15,7 @@ VIEW = "node.view"
 REPORT = "node.report"
 CONFIRM_START = "node.confirm-start"
 INVITE = "node.invite"
+MOVE = "node.move"  # a MoveWord, answered with a MoveAnswer
 
 
 class Peer(msgspec.Struct, frozen=True, array_like=True):

@@ -32,11 +32,12 @@ from blixard.ports.environment import Environment
 from blixard.ports.guests import GuestBuilder
 from blixard.ports.hypervisor import Hypervisor
 from blixard.ports.network import NetworkBackend
-from blixard.vms.loops import Reconciler, ReplicaController
+from blixard.vms.loops import MigrationController, Reconciler, ReplicaController
 
 RAFT_DIRECTORY = "raft"
 PLAN_RETRY_S = 0.5
 PLAN_IDLE_S = 10.0
+PLAN_BUSY_S = 1.0
 FOUND_S = 5.0
 PEERS_FILE = "peers"
 
@@ -91,6 +92,7 @@ class Voter:
         self.cluster = Cluster(self.raft, self.machine, env)
         self.duties = LeaderDuties(env, self.raft, self.cluster, config.lease)
         self.controller = ReplicaController(env, self.cluster)
+        self.migrations = MigrationController(env, self.cluster)
         self.roster = Roster(
             env,
             self.raft,
@@ -137,7 +139,7 @@ class Voter:
     async def _plan(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(PLAN_IDLE_S):
+                async with asyncio.timeout(PLAN_BUSY_S if self.migrations.busy else PLAN_IDLE_S):
                     await self._planned.wait()
             except TimeoutError:
                 pass
@@ -147,6 +149,7 @@ class Voter:
             try:
                 await self._found()
                 await self.controller.one_pass(self.raft.term)
+                await self.migrations.one_pass(self.raft.term)
             except BlixardError as error:
                 self._env.log("info", "plan_refused", code=error.code, detail=error.message)
                 await asyncio.sleep(PLAN_RETRY_S)
@@ -170,7 +173,7 @@ class Voter:
         )
 
 
-WATCHED = ("VM", "Instance", "Image", "Network", "Node", "ClusterConfig")
+WATCHED = ("VM", "Instance", "Image", "Network", "Node", "ClusterConfig", "Migration")
 
 
 class Node:
@@ -242,6 +245,7 @@ class Node:
             m.VIEW: self._on_view,
             m.REPORT: self._on_report,
             m.CONFIRM_START: self._on_confirm_start,
+            m.MOVE: self._on_move,
         }
 
     def _duties(self) -> LeaderDuties:
@@ -264,6 +268,9 @@ class Node:
 
     async def _on_confirm_start(self, uid: str, payload: bytes) -> bytes:
         return await self._duties().confirm_start(uid, payload)
+
+    async def _on_move(self, uid: str, payload: bytes) -> bytes:
+        return await self._duties().move(uid, payload)
 
     # -- becoming a voter --
 

@@ -48,7 +48,7 @@ class HypervisorInstance(msgspec.Struct, frozen=True, kw_only=True):
 
     ``guard`` is what the guard does with it when the node's lease ends (``fence``: it kills),
     ``guard_seq`` the number of the word by which it was told so, ``guard_epoch`` the node epoch
-    under which it was armed last (0: never).
+    under which it was armed last (0: never). ``ran``: its CPUs have been let run before.
     """
 
     instance_uid: str
@@ -60,6 +60,7 @@ class HypervisorInstance(msgspec.Struct, frozen=True, kw_only=True):
     guard: GuardMode = "keep"
     guard_seq: int = 0
     guard_epoch: int = 0
+    ran: bool = False
 
 
 class GuestStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +121,9 @@ class Hypervisor(Protocol):
 
     async def forget(self, instance_uid: str) -> None:
         """Remove what is left of an exited instance (state directory, cgroup)."""
+
+    def copies_live(self) -> bool:
+        """Tell whether a guest's memory can be sent safely while it runs."""
 
     async def send_state(
         self,

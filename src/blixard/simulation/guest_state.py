@@ -84,10 +84,13 @@ async def send(
     live: bool,
     look: Callable[[], GuestState],
     stop: Callable[[], None],
+    go_on: Callable[[], None],
     switch: Callable[[], Awaitable[None]],
     pause: Callable[[float], Awaitable[None]],
 ) -> int:
     """Send a guest's state: rounds while it runs, the rest after *switch*; bytes that were sent.
+
+    If it is not sent *live* it stops first, and goes on if that fails before the switch.
 
     Raises:
         ConnectionError, TimeoutError: the receiver is gone or silent; what *look* and *stop* raise.
@@ -105,12 +108,19 @@ async def send(
             sent_bytes += len(frame)
             have.update(part)
 
-    for _ in range(ROUNDS_MAX if live else 0):
-        changed = _changed(look().pages, have)
-        if len(changed) <= FEW_PAGES:
-            break
-        await pass_on(changed)
-    stop()
+    if not live:
+        stop()
+    try:
+        for _ in range(ROUNDS_MAX):
+            changed = _changed(look().pages, have)
+            if len(changed) <= FEW_PAGES:
+                break
+            await pass_on(changed)
+    except BaseException:
+        go_on()
+        raise
+    if live:
+        stop()
     await switch()
     state = look()
     await pass_on(_changed(state.pages, have))

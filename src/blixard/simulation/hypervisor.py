@@ -46,6 +46,7 @@ class SimInstance(msgspec.Struct):
     timer: SimHandle | None = None
     guard_seq: int = 0
     guard_epoch: int = 0
+    ran: bool = False
     birth: int = 0
     ran_ns: int = 0  # until it was stopped last
     since_ns: int = 0  # when its CPUs were last let run
@@ -63,6 +64,7 @@ class SimInstance(msgspec.Struct):
             guard="keep" if self.deadline_ns is None else "fence",
             guard_seq=self.guard_seq,
             guard_epoch=self.guard_epoch,
+            ran=self.ran,
         )
 
 
@@ -142,7 +144,7 @@ class GuestWorld:
         if instance.plan.incoming and not instance.boots_at_ns:
             raise BlixardError("GUEST_START_FAILED", f"{uid} waits for a state")
         if instance.state == "paused":
-            instance.state = "running"
+            instance.state, instance.ran = "running", True
             instance.since_ns = self._now_ns()
             if instance.arrived is not None:
                 self._observer.arrived(self.machine.host, instance.plan, instance.arrived)
@@ -354,6 +356,10 @@ class SimHypervisor:
         await self._take(0.002)
         self._world.stop(instance_uid)
 
+    def copies_live(self) -> bool:
+        """Every copy is safe."""
+        return True
+
     async def send_state(
         self,
         instance_uid: str,
@@ -376,11 +382,15 @@ class SimHypervisor:
                 raise BlixardError("MIGRATION_FAILED", f"{instance_uid} does not run")
             world.stop(instance_uid)
 
+        def go_on() -> None:
+            if world.instances.get(instance_uid) is process and process.state == "paused":
+                world.run(instance_uid)
+
         try:
             async with asyncio.timeout(guest_state.SEND_S):
                 sent_bytes = await guest_state.send(
                     stream, live=live, look=lambda: world.look(instance_uid), stop=stop,
-                    switch=switch, pause=self._take,
+                    go_on=go_on, switch=switch, pause=self._take,
                 )  # fmt: skip
         except (ConnectionError, TimeoutError) as error:
             raise BlixardError("MIGRATION_FAILED", f"{instance_uid}: {error}") from error

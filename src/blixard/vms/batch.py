@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from blixard.cluster.moves import still_fits
 from blixard.cluster.resources import Delete, Operation, PatchStatus, Put, Resource
 from blixard.vms.members import Member
 from blixard.vms.spec import InstanceSpec, InstanceStatus
@@ -42,7 +43,9 @@ class Batch:
 
     def put(self, instance: Resource, spec: InstanceSpec) -> None:
         """Give an instance another spec, unless it changed since it was read."""
-        meta = instance.metadata
+        meta, document = instance.metadata, msgspec.to_builtins(spec)
+        if "migration" in document and not still_fits(instance.spec, document):
+            del document["migration"]  # what it is prepared for is no longer wanted
         self._add(
             Put(
                 kind="Instance",
@@ -51,7 +54,7 @@ class Batch:
                 uid=meta.uid,
                 owner=meta.owner,
                 labels=meta.labels,
-                spec=msgspec.to_builtins(spec),
+                spec=document,
                 expect=meta.revision,
             )
         )

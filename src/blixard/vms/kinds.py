@@ -7,6 +7,8 @@ from blixard.base.units import parse_memory_mib
 from blixard.cluster.kind import Kind, StateView
 from blixard.cluster.kinds import instance_rule
 from blixard.cluster.resources import Resource
+from blixard.vms.migration_rules import is_under_way, migration_rule
+from blixard.vms.moves import MIGRATION, MigrationSpec
 from blixard.vms.spec import LIFECYCLE, InstanceSpec, VMSpec
 
 MEMORY_MIN_MIB = 64
@@ -44,5 +46,15 @@ KINDS: tuple[Kind, ...] = (
         phases=LIFECYCLE,
         name_pattern=r"[a-z0-9]([-a-z0-9]{0,66}[a-z0-9])?",
         internal=True,
+    ),
+    Kind(
+        name="Migration",
+        plural="migrations",
+        short=("mig",),
+        spec=MigrationSpec,
+        rule=migration_rule,
+        outlives=is_under_way,
+        phases=MIGRATION,
+        name_pattern=r"[a-z0-9]([-a-z0-9]{0,94}[a-z0-9])?",
     ),
 )

@@ -40,7 +40,7 @@ class Places:
         self, vm: Resource, spec: VMSpec, wanted: InstanceSpec
     ) -> tuple[Choice, InstanceSpec | None]:
         """Reserve room on the best node: why that one, and the placed instance; None: no room."""
-        request = _request(spec, wanted)
+        request = request_of(spec, wanted)
         choice = choose(request, self._rooms.seen_by(vm.metadata.uid))
         if choice.node is None:
             return choice, None
@@ -62,16 +62,17 @@ class Places:
         Where the node lacks something, the old room is given back, unless it is to be kept.
         """
         node, owner = new.node, vm.metadata.uid
-        self._rooms.release(node, owner, _request(spec, old))
-        lacks = shortage(_request(spec, new), self._rooms.of_node(node))
+        self._rooms.release(node, owner, request_of(spec, old))
+        lacks = shortage(request_of(spec, new), self._rooms.of_node(node))
         if not lacks:
-            self._rooms.reserve(node, owner, _request(spec, new))
+            self._rooms.reserve(node, owner, request_of(spec, new))
         elif keep:
-            self._rooms.reserve(node, owner, _request(spec, old))
+            self._rooms.reserve(node, owner, request_of(spec, old))
         return lacks
 
 
-def _request(spec: VMSpec, instance: InstanceSpec) -> PlacementRequest:
+def request_of(spec: VMSpec, instance: InstanceSpec) -> PlacementRequest:
+    """Return what an instance of a VM needs of a node."""
     return PlacementRequest(
         vcpus=instance.vcpus,
         memory_mib=instance.memory_mib,

@@ -170,6 +170,8 @@ class ReplicaPlanner:
                 self._unplace(wanted, member, phase="Stopped", reason="")
             return
         if self._leaving(wanted.node):
+            if member.spec.migration:
+                return  # it leaves while it runs; if that fails, it is stopped there
             self._evacuate(vm, spec, wanted, member, alive)
             return
         if size(member.spec) != size(wanted):

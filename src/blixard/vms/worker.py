@@ -14,6 +14,9 @@ from blixard.ports.guests import GuestBuilder, GuestRecipe
 from blixard.ports.hypervisor import Hypervisor, HypervisorInstance, LaunchPlan
 from blixard.ports.network import NetworkBackend
 from blixard.vms.guarding import mode_of
+from blixard.vms.mover import Mover
+from blixard.vms.moves import MoveAnswer, MoveWord
+from blixard.vms.moving import moving_step
 from blixard.vms.reconcile import (
     STOP_GRACE_S,
     Assignment,
@@ -31,7 +34,7 @@ from blixard.vms.spec import LIFECYCLE, Event, InstanceSpec, InstanceStatus, Pha
 CONSOLE_LINES = 20
 GUARD_RETRY_S = 1.0
 PATH_MAX = 8  # phases between two reports; more are told as Unknown and the last
-_READY: dict[Phase, Event | Literal[""]] = {"Starting": "ready", "Running": ""}
+_READY: dict[Phase, Event | Literal[""]] = {"Starting": "ready", "Running": "", "Migrating": ""}
 _WITH_PROCESS = ("Starting", "Running", "Paused", "Migrating", "Stopping")
 IDLE_S = 30.0  # a worker with nothing to do looks again this often
 
@@ -52,6 +55,9 @@ class Authority(Protocol):
 
     async def confirm_start(self, uid: str, run: int, epoch: int) -> bool:
         """Ask the leader, linearizably, whether this run in this epoch may start."""
+
+    async def tell_move(self, word: MoveWord) -> MoveAnswer:
+        """Tell the leader of a migration. Raises BlixardError: what came of it is unknown."""
 
 
 class Tools(msgspec.Struct, frozen=True):
@@ -84,6 +90,7 @@ class Worker:
         self._phases_ms: dict[str, int] = {}
         self._last: Assignment | None = None
         self._guarded: tuple[Literal["", "keep", "fence"], int] = ("", 0)
+        self.mover = Mover(self)
 
     def assign(self, assignment: Assignment | None) -> None:
         """Give the newest assignment; None: the instance is no longer ours."""
@@ -97,6 +104,7 @@ class Worker:
                 self.history = History()
                 self._status, self._path = InstanceStatus(phase="Unknown"), ["Unknown"]
                 self._guarded = ("", 0)
+                self.mover.arrived = None
             elif old.spec.node_epoch != assignment.spec.node_epoch:
                 self.report_again()
         self.wake()
@@ -123,12 +131,25 @@ class Worker:
         if process is None and self._status.phase in _WITH_PROCESS:
             self._go("exited")  # the guard is gone, and what it held with it
         self._note_guard(process)
+        authority, key = self._tools.authority.granted(), self._recipe_key()
+        step = None
+        if authority:
+            step = moving_step(
+                self.assignment,
+                process,
+                self.mover.moving,
+                built=self.history.built_for == key,
+                now_s=_now(),
+            )
+        if step is not None:
+            await self.mover.do(step, process)
+            return step
         step = decide(
             self.assignment,
             process,
             self.history,
-            authority=self._tools.authority.granted(),
-            recipe_key=self._recipe_key(),
+            authority=authority,
+            recipe_key=key,
             now_s=_now(),
         )
         await self._do(step, process)
@@ -187,8 +208,9 @@ class Worker:
     async def _build(self) -> None:
         assert self.assignment is not None
         spec = self.assignment.spec
-        self._go("build")
-        self._say()
+        if not self.assignment.incoming:
+            self._go("build")
+            self._say()
         began_s = _now()
         async with self._build_lock:
             built = await self._tools.builder.build(spec.recipe, lambda _line: None)
@@ -307,6 +329,7 @@ class Worker:
         spec = current.spec
         if not self.history.launched_s:
             self._adopt(spec)
+        self.mover.back()
         answered = await self._answers(spec)
         after_check(spec, self.history, answered=answered, now_s=_now())
         if self.history.ready:
@@ -317,7 +340,7 @@ class Worker:
             self.history.reason = f"not ready within {spec.readiness.start_timeout_s:g} s"
             await self._give_up()
         else:
-            quiet = self._status.phase in ("Starting", "Running", "Stopping")
+            quiet = self._status.phase in ("Starting", "Running", "Migrating", "Stopping")
             self._go("" if quiet else "launch")
             self._say(pid=process.pid)
 
@@ -394,7 +417,7 @@ class Worker:
         if process is not None:
             await self._tools.hypervisor.forget(self.uid)
         await self._tools.network.release_tap(self.uid)
-        self.ended = True
+        self.ended = self.assignment is None  # it may have come back meanwhile
 
     def _failed(self, error: BlixardError) -> Step:
         self._tools.env.log(
@@ -445,9 +468,10 @@ class Worker:
         console: list[str] | None = None,
     ) -> None:
         """Report the phase that the table led to, if anything of it is new."""
-        if self.assignment is None:
+        if self.assignment is None or self.assignment.incoming:
             return
         now_ms = self._tools.env.wall_time_ms()
+        arrived = self.mover.arrived
         old, phase = self._status, self._status.phase
         started_at = now_ms if started else (0 if phase in ("Building", "Stopped") else None)
         trying = phase in ("Failed", "Building", "Starting") and not ready  # the last failure stays
@@ -464,6 +488,8 @@ class Worker:
             phases_ms=dict(self._phases_ms),
             guard=self._guarded[0],
             guard_seq=self._guarded[1],
+            arrived_by=arrived[0] if arrived is not None else msgspec.UNSET,
+            arrival_ms=arrived[1] if arrived is not None else msgspec.UNSET,
         )
         if new != old or self._path:
             path, self._path = tuple(self._path) or (phase,), []

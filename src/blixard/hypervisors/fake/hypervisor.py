@@ -119,7 +119,7 @@ class FakeHypervisor:
         """Let the CPUs run."""
         self.calls.append(("resume", instance_uid))
         self._check_alive(instance_uid)
-        self._set(instance_uid, state="running")
+        self._set(instance_uid, state="running", ran=True)
 
     async def pause(self, instance_uid: str) -> None:
         """Stop the CPUs."""
@@ -147,6 +147,10 @@ class FakeHypervisor:
             raise BlixardError("HYPERVISOR_UNAVAILABLE", f"{instance_uid} is still running")
         self._instances.pop(instance_uid, None)
         self._deadlines.pop(instance_uid, None)
+
+    def copies_live(self) -> bool:
+        """Every copy is safe."""
+        return True
 
     async def send_state(
         self,

@@ -193,6 +193,10 @@ class QemuHypervisor:
 
     # -- moving --
 
+    def copies_live(self) -> bool:
+        """Only with KVM: a busy guest that is emulated may be copied wrongly while it runs."""
+        return self.accelerator is not None and self.accelerator.name == "kvm"
+
     async def send_state(
         self,
         instance_uid: str,
@@ -385,6 +389,7 @@ def _instance(facts: dict[str, Any]) -> HypervisorInstance:
         # A guard from before an upgrade knows neither: it armed when it started the process.
         guard_seq=int(facts.get("guard_seq", 0)),
         guard_epoch=int(facts.get("guard_epoch", plan.node_epoch)) if armed else 0,
+        ran=bool(facts.get("ran", False)),
     )
 
 
