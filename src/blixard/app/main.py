@@ -69,6 +69,7 @@ _VM = _verbs(
     stop=(f"{_CLI}.vm_write:stop", "Stop VMs and keep them."),
     restart=(f"{_CLI}.vm_write:restart", "Restart the instances of VMs."),
     scale=(f"{_CLI}.vm_write:scale", "Change the number of replicas."),
+    migrate=(f"{_CLI}.vm_migrate:migrate", "Move a running instance to another node."),
     delete=(f"{_CLI}.vm_write:delete", "Delete VMs and their instances."),
     logs=(f"{_CLI}.vm_streams:logs", "Print or follow the logs of a VM's instances."),
     console=(f"{_CLI}.vm_streams:console", "Join the serial console of an instance."),

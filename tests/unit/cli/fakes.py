@@ -16,6 +16,7 @@ KINDS = {
     "images": "Image",
     "events": "Event",
     "operations": "Operation",
+    "migrations": "Migration",
     "apikeys": "ApiKey",
     "jointokens": "JoinToken",
     "networks": "Network",
