@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from blixard.ports.transport import Stream
+from blixard.ports.volumes import DiskAttachment
 
 
 class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,7 +19,7 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     ``runner`` is a runner directory (microvm.nix layout), ``tap`` the host interface made by the
     network backend (empty: no network), ``address`` the guest's ``IP/prefix``, ``node`` the name of
-    the node that starts it, which the guest is told.
+    the node that starts it, which the guest is told, ``disks`` its volumes in the VM's own order.
     """
 
     instance_uid: str
@@ -35,6 +36,7 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     gateway: str = ""
     mtu: int = 1450
     node: str = ""
+    disks: tuple[DiskAttachment, ...] = ()
 
 
 GuardMode = Literal["keep", "fence"]
