@@ -58,6 +58,7 @@ class StoredVolume(msgspec.Struct, frozen=True, kw_only=True):
 class DiskAttachment(msgspec.Struct, frozen=True, kw_only=True):
     """A disk as a hypervisor opens it; ``name`` is the serial that the guest sees.
 
+    ``pool`` and ``volume`` (a uid) are the cluster's names for it, of either kind.
     ``file``: ``path`` is a raw image on the node. ``rbd``: ``pool``, ``image``, ``user`` (without
     ``client.``) and ``conf``, the path of the cluster's configuration. There is no secret in here:
     ``key_file`` is the path of a file of mode 0600 that the adapter wrote for this node epoch.
@@ -66,8 +67,9 @@ class DiskAttachment(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     size_bytes: int
     kind: Literal["file", "rbd"]
+    pool: str
+    volume: str
     path: str = ""
-    pool: str = ""
     image: str = ""
     user: str = ""
     conf: str = ""
@@ -119,13 +121,20 @@ class VolumeBackend(Protocol):
     ) -> DiskAttachment:
         """Return the disk for a guest of this node epoch, under a credential of that epoch.
 
+        Whatever the same node opened before, under this epoch or an earlier one, is shut out: its
+        process is gone, but a write of it may still be under way.
+
         Raises:
-            BlixardError: VOLUME_NOT_FOUND; VOLUME_IN_USE: another node epoch has it; FENCED: this
-                node epoch was fenced.
+            BlixardError: VOLUME_NOT_FOUND; VOLUME_IN_USE: another node has it, attached and neither
+                detached nor fenced; FENCED: this node epoch was fenced.
         """
 
     async def detach(self, pool: str, volume_uid: str, *, node_uid: str, epoch: int) -> None:
-        """Give it back once no process of that epoch has it open; absent is fine."""
+        """Give it back, so that another node may attach it; absent is fine.
+
+        The process that had it open is gone. Returns once no write of it can arrive any more;
+        one that was attached by another node since stays as it is.
+        """
 
     async def fence(self, node_uid: str, *, before_epoch: int) -> None:
         """Return once nothing that *node_uid* began before *before_epoch* can write any more.
