@@ -32,6 +32,9 @@ from blixard.ports.environment import Environment
 from blixard.ports.guests import GuestBuilder
 from blixard.ports.hypervisor import Hypervisor
 from blixard.ports.network import NetworkBackend
+from blixard.storage.backends import Backends
+from blixard.storage.loops import StorageController
+from blixard.vms.disks import Disks
 from blixard.vms.loops import Reconciler, ReplicaController
 
 RAFT_DIRECTORY = "raft"
@@ -91,6 +94,8 @@ class Voter:
         self.cluster = Cluster(self.raft, self.machine, env)
         self.duties = LeaderDuties(env, self.raft, self.cluster, config.lease)
         self.controller = ReplicaController(env, self.cluster)
+        self.storage = StorageController(env, self.cluster, self.raft, node.backends)
+        self._stores = False  # the loop of storage runs once there is a pool
         self.roster = Roster(
             env,
             self.raft,
@@ -115,6 +120,13 @@ class Voter:
         self._env.spawn(self.duties.run_fencing(), name="fencing")
         self._env.spawn(self.roster.run(), name="roster")
         self._env.spawn(self._plan(), name="replicas")
+        self._look_for_pools()
+
+    def _look_for_pools(self) -> None:
+        if not self._stores and self.machine.store.count("StoragePool"):
+            self._stores = True
+            self._env.spawn(self.storage.run(), name="storage")
+        self.storage.wake()
 
     def _applied(self, _index: int) -> None:
         seen = self.machine.store.kind_revisions(WATCHED)
@@ -123,6 +135,7 @@ class Voter:
             self._check_level()
             self._planned.set()
             self.duties.state_changed()
+            self._look_for_pools()
 
     def _check_level(self) -> None:
         """Stop where this program would apply entries by other rules than the newer ones do."""
@@ -170,7 +183,7 @@ class Voter:
         )
 
 
-WATCHED = ("VM", "Instance", "Image", "Network", "Node", "ClusterConfig")
+WATCHED = ("VM", "Instance", "Image", "Network", "Node", "ClusterConfig", "Volume", "StoragePool")
 
 
 class Node:
@@ -185,6 +198,7 @@ class Node:
         hypervisor: Hypervisor,
         network: NetworkBackend,
         builder: GuestBuilder,
+        backends: Backends | None = None,
         secrets: Secrets | None = None,
     ) -> None:
         self.env = env
@@ -192,6 +206,7 @@ class Node:
         self.config = config
         self.secrets = secrets or Secrets()
         self.hypervisor = hypervisor
+        self.backends: Backends = backends or {}
         self.voter: Voter | None = None
         self._becoming = asyncio.Lock()
         self.on_voter: Callable[[Voter], None] = lambda _voter: None
@@ -204,6 +219,7 @@ class Node:
             hypervisor=hypervisor,
             network=network,
             builder=builder,
+            disks=Disks(self.backends, identity.uid),
             authority=self.link,
             report=self.link.report,
         )

@@ -11,6 +11,7 @@ from blixard.ports.environment import Environment
 from blixard.ports.guests import GuestBuilder
 from blixard.ports.hypervisor import Hypervisor
 from blixard.ports.network import NetworkBackend, NetworkView
+from blixard.vms.disks import Disks
 from blixard.vms.reconcile import Assignment
 from blixard.vms.replicas import ReplicaPlanner
 from blixard.vms.settled import Settled
@@ -18,7 +19,6 @@ from blixard.vms.spec import InstanceStatus, Phase
 from blixard.vms.worker import Authority, Tools, Worker
 
 PASS_DEADLINE_S = 10.0
-WATCHED_KINDS = ("VM", "Instance", "Image", "Network", "Node", "ClusterConfig")
 
 
 class ReplicaController:
@@ -51,6 +51,7 @@ class Reconciler:
         hypervisor: Hypervisor,
         network: NetworkBackend,
         builder: GuestBuilder,
+        disks: Disks,
         authority: Authority,
         report: Callable[[Assignment, InstanceStatus, tuple[Phase, ...]], None],
     ) -> None:
@@ -66,6 +67,7 @@ class Reconciler:
             hypervisor=hypervisor,
             network=network,
             builder=builder,
+            disks=disks,
             authority=authority,
             report=report,
             network_of=self._network_of,
