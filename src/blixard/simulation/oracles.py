@@ -14,6 +14,7 @@ from blixard.simulation.effects import Effects
 from blixard.simulation.guest_runs import GuestRuns
 from blixard.simulation.hypervisor import Observer
 from blixard.simulation.stops import Stops
+from blixard.simulation.stored import Stored
 
 MAX_VIOLATIONS = 20
 _CHANGE_IS_RECENT = 50
@@ -61,6 +62,7 @@ class Oracles(Observer):
         self.under_load: Callable[[], bool] = lambda: False
         self.under_fault: Callable[[], bool] = lambda: False
         self.guest_runs = GuestRuns(self._now_ns)
+        self.stored: Stored | None = None
 
     def _now_ns(self) -> int:
         return self.now_ns()
@@ -237,6 +239,8 @@ class Oracles(Observer):
                 f"{plan.node_epoch}) while {other.text()}",
             )
         self.capacity.started(host, plan)
+        if plan.disks and self.stored is not None:
+            self.stored.started(host, plan)
 
     def stopped(self, host: int, plan: LaunchPlan, *, ailing: bool, by_guard: bool) -> None:
         """Nobody ends an instance that is healthy."""
@@ -248,3 +252,5 @@ class Oracles(Observer):
         """The instance runs there no longer."""
         self.guest_runs.ended(host, plan)
         self.capacity.ended(host, plan)
+        if plan.disks and self.stored is not None:
+            self.stored.ended(host, plan)
