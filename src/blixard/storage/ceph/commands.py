@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 
 import msgspec
 
@@ -62,9 +63,16 @@ class CephCommands:
 
         Raises:
             CephFailed: it ended with an error.
-            BlixardError: STORAGE_UNAVAILABLE: the program is absent, or the deadline passed.
+            BlixardError: STORAGE_UNAVAILABLE: program or files are absent, or the deadline passed.
         """
         config = self._config
+        for path in (config.conf, config.keyring):
+            if not os.path.exists(path):
+                raise BlixardError(
+                    "STORAGE_UNAVAILABLE",
+                    f"{path} is not there",
+                    hint="storage.ceph in the node's configuration says where Ceph's files are",
+                )
         reach = ["--conf", config.conf, "--id", config.user, "--keyring", config.keyring]
         deadline_s = deadline_s or config.call_s
         said = f"{program} {' '.join(words[:4])}"
