@@ -9,6 +9,11 @@ from blixard.cli import paths
 from blixard.cli.kinds import Kind
 
 Object = dict[str, Any]
+# Kinds whose status says of which generation it is; what is said while it is of none.
+WAITS = {
+    "Image": "no node has begun to build it",
+    "StoragePool": "the storage has not been asked yet",
+}
 WORDS = ("ready", "stopped", "deleted", "exists")
 
 
@@ -85,12 +90,13 @@ def _ready(kind: Kind, resource: Object) -> State:
     if kind.name == "Node":
         state = status.get("state", "unknown")
         return State(state == "Ready", str(state))
-    told = kind.name != "Image" or status.get("observedGeneration") == _generation(resource)
-    if not told:  # what is said is of the recipe before
-        return State(False, "Pending: no node has begun to build it")
+    told = kind.name not in WAITS or status.get("observedGeneration") == _generation(resource)
+    if not told:  # what is said is of the spec before
+        failed = status.get("message") if kind.name == "StoragePool" else ""
+        return State(False, f"Pending: {failed or WAITS[kind.name]}")
     phase = str(status.get("phase", "Pending"))
     message = status.get("reason") or status.get("message") or ""
-    reached = bool(status.get("ready")) or phase in ("Ready", "Succeeded", "Done")
+    reached = bool(status.get("ready")) or phase in ("Ready", "Succeeded", "Done", "Available")
     return State(
         reached,
         f"{phase}{': ' if message else ''}{message}",

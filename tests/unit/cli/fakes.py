@@ -20,6 +20,8 @@ KINDS = {
     "jointokens": "JoinToken",
     "networks": "Network",
     "clusterconfigs": "ClusterConfig",
+    "storagepools": "StoragePool",
+    "volumes": "Volume",
 }
 
 
