@@ -31,9 +31,9 @@ OSDS = 3
 GLOBAL = """
 [global]
 fsid = {fsid}
-mon_host = [v2:127.0.0.1:{port}/0,v1:127.0.0.1:{port1}/0]
-public_addr = 127.0.0.1
-cluster_addr = 127.0.0.1
+mon_host = [v2:{address}:{port}/0,v1:{address}:{port1}/0]
+public_addr = {address}
+cluster_addr = {address}
 ms_bind_port_min = {low}
 ms_bind_port_max = {high}
 run_dir = {place}/run
@@ -76,17 +76,22 @@ log_file =
 admin_socket =
 """
 OSD = """[osd.{id}]
-public_addr = 127.0.0.1{id}
-cluster_addr = 127.0.0.1{id}
 crush_location = root=default host=host{id}
 """
 
 
 class CephLab:
-    """One cluster; ``config`` is how Blixard reaches it, under a user with the documented caps."""
+    """One cluster; ``config`` is how Blixard reaches it, under a user with the documented caps.
 
-    def __init__(self, place: pathlib.Path) -> None:
+    *inside* is put before each command: the way into a network namespace that has *address*.
+    """
+
+    def __init__(
+        self, place: pathlib.Path, address: str = "127.0.0.1", inside: tuple[str, ...] = ()
+    ) -> None:
         self.place = place
+        self._address = address
+        self._inside = inside
         self.conf = place / "ceph.conf"
         self._fsid = str(uuid.uuid4())
         self._port = free_port()
@@ -118,6 +123,7 @@ class CephLab:
     def _write_conf(self) -> None:
         text = GLOBAL.format(
             fsid=self._fsid,
+            address=self._address,
             port=self._port,
             port1=self._port + 1,
             low=self._port + 2,
@@ -146,7 +152,7 @@ class CephLab:
         own.write_text(f"[client.blixard]\n\tkey = {key.strip()}\n")
 
     def _make_monitor(self) -> None:
-        address = f"[v2:127.0.0.1:{self._port},v1:127.0.0.1:{self._port + 1}]"
+        address = f"[v2:{self._address}:{self._port},v1:{self._address}:{self._port + 1}]"
         monmap = f"{self.place}/monmap"
         create = ["monmaptool", "--create", "--clobber", "--fsid", self._fsid]
         self.do(*create, "--addv", "a", address, monmap)
@@ -177,7 +183,7 @@ class CephLab:
         """Start a daemon."""
         with open(self.place / "log" / f"{name}.out", "ab") as out:
             self._running[name] = subprocess.Popen(
-                argv,
+                [*self._inside, *argv],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -188,7 +194,12 @@ class CephLab:
     def do(self, *argv: str) -> str:
         """Run a program to its end and return its output."""
         done = subprocess.run(
-            argv, env=self.environment, capture_output=True, text=True, timeout=30, check=False
+            [*self._inside, *argv],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
         )
         assert done.returncode == 0, f"{argv}\n{done.stdout}{done.stderr}"
         return done.stdout
@@ -228,10 +239,10 @@ class CephLab:
 
 
 @contextlib.contextmanager
-def ceph_lab() -> Iterator[CephLab]:
+def ceph_lab(address: str = "127.0.0.1", inside: tuple[str, ...] = ()) -> Iterator[CephLab]:
     """Give a cluster; its daemons and its directory are gone afterwards."""
     place = pathlib.Path(tempfile.mkdtemp(prefix="bx-ceph-"))
-    lab = CephLab(place)
+    lab = CephLab(place, address, inside)
     try:
         lab.start()
         yield lab
