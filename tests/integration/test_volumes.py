@@ -4,7 +4,6 @@ after its own was lost, by way of a real Ceph cluster."""
 from __future__ import annotations
 
 import os
-import pathlib
 import shutil
 from collections.abc import Iterator
 from typing import Any
