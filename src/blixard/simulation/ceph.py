@@ -94,6 +94,7 @@ class SimCeph:
         self.fenced: dict[str, int] = {}  # node uid: epochs below this one are shut out
         self.osds: list[Osd] = []
         self.own_network = False  # cuts between hosts do not cut it
+        self.stopped: set[int] = set()  # host numbers: monitor and OSD do not run there
         self.held_until_ns: dict[int, int] = {}  # host number: what it sends arrives only then
         self._waiting: list[Write] = []
         self._clients = 0
@@ -120,8 +121,9 @@ class SimCeph:
     def quorum(self) -> list[Host]:
         """Return the monitors that are a majority and see each other; none if no majority does."""
         monitors = self.monitors()
-        for first in monitors:
-            group = [other for other in monitors if self.connected(first, other)]
+        running = [host for host in monitors if host.number not in self.stopped]
+        for first in running:
+            group = [other for other in running if self.connected(first, other)]
             if 2 * len(group) > len(monitors):
                 return group
         return []
@@ -138,6 +140,10 @@ class SimCeph:
         """Tell whether a host reaches a majority of the monitors."""
         return any(self.connected(host, monitor) for monitor in self.quorum())
 
+    def _serves(self, number: int) -> bool:
+        """Tell whether an OSD runs and reaches a majority of the monitors."""
+        return number not in self.stopped and self.reaches(self._host(number))
+
     def _host(self, number: int) -> Host:
         return self._world.hosts[number - 1]
 
@@ -152,7 +158,7 @@ class SimCeph:
         """Return the OSDs that take its writes; none while it is not served."""
         replicas = self._replicas(piece)
         up = [osd for osd in self.targets(piece, replicas) if osd.up]
-        serving = all(self.reaches(self._host(osd.number)) for osd in up)
+        serving = all(self._serves(osd.number) for osd in up)
         enough = len(up) >= max(1, replicas - replicas // 2)
         return up if serving and enough and self.newest(piece) is not None else []
 
@@ -162,7 +168,7 @@ class SimCeph:
             return (0, 0)
         for number, copy in sorted(piece.copies.items()):
             fresh = copy[0] == piece.version and self.osds[number - 1].up
-            if fresh and self.reaches(self._host(number)):
+            if fresh and self._serves(number):
                 return copy
         return None
 
@@ -175,10 +181,21 @@ class SimCeph:
         up = [number for number in fresh if self.osds[number - 1].up]
         return max(0, self._replicas(piece) - len(up)) if piece.version else 0
 
+    def lacking_any(self) -> bool:
+        """Tell whether an object lacks copies."""
+        return any(map(self.lacking, self._pieces()))
+
     def misplaced(self, piece: Piece) -> bool:
         """Tell whether a copy lies elsewhere than it should."""
         wanted = {osd.number for osd in self.targets(piece, self._replicas(piece))}
         return bool(piece.version) and set(piece.copies) != wanted
+
+    def unserved(self) -> list[str]:
+        """Return what nobody can write to."""
+        if not self.quorum():
+            return ["no majority of the monitors agrees"]
+        stuck = [piece for piece in self._pieces() if not self.acting(piece)]
+        return [f"object {piece.number} of {piece.uid} is not served" for piece in stuck]
 
     def unbalanced(self) -> list[str]:
         """Return what is not as it is in a cluster at rest."""
@@ -232,7 +249,7 @@ class SimCeph:
     def _look(self, osd: Osd) -> None:
         """Mark an OSD down and later out, or up and in again."""
         now_ns = self._world.loop.now_ns
-        if self.reaches(self._host(osd.number)):
+        if self._serves(osd.number):
             if not osd.up or not osd.inside:
                 self._world.note(osd.number, "osd in")
             osd.up = osd.inside = True
@@ -259,7 +276,7 @@ class SimCeph:
             wanted = self.targets(piece, self._replicas(piece))
             for osd in wanted:
                 old = piece.copies.get(osd.number, (0, 0))[0] < piece.version
-                here = osd.up and self.reaches(self._host(osd.number))
+                here = osd.up and self._serves(osd.number)
                 if old and here and room[osd.number]:
                     room[osd.number] -= 1
                     piece.copies[osd.number] = newest
@@ -273,6 +290,12 @@ class SimCeph:
         for piece in self._pieces():
             piece.copies.pop(host.number, None)
         self.stored.happened("OSD disk lost")
+
+    def damage(self, host: Host) -> None:
+        """Every other object on a disk fails its checksum: that copy counts as none."""
+        for piece in self._pieces()[::2]:
+            piece.copies.pop(host.number, None)
+        self.stored.happened("objects damaged")
 
     # clients
 

@@ -31,7 +31,8 @@ from blixard.storage.planner import (
 from blixard.storage.spec import StoragePoolSpec, pool_plan, size_bytes
 
 LOOK_S = 2.0
-CALL_S = 15.0
+CALL_S = 60.0  # a fence waits until every OSD knows of it
+QUESTION_S = 10.0
 COMMIT_S = 5.0
 HEALTH_S = 5.0
 ORPHANS_S = 30.0
@@ -118,7 +119,7 @@ class StorageController:
             await self._commit(ops, term)
         try:
             backend = backend_for(self._backends, cast("Backend", action.backend))
-            await _bounded(_call(backend, action))
+            await _bounded(_call(backend, action), CALL_S)
         except BlixardError as error:
             count = self._failures.get(action.key, (0, 0.0))[0] + 1
             pause_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2.0 ** min(count - 1, 10))
@@ -150,13 +151,13 @@ class StorageController:
         told: dict[str, object] = {}
         if self._turn("health", pool, HEALTH_S):
             try:
-                health = await _bounded(backend.pool_health(name))
+                health = await _bounded(backend.pool_health(name), QUESTION_S)
             except BlixardError as error:
                 health = PoolHealth(reason=error.message)
             told["health"] = _shown(health)
         if self._turn("orphans", pool, ORPHANS_S):
             try:
-                found = await _bounded(backend.list_volumes(name))
+                found = await _bounded(backend.list_volumes(name), QUESTION_S)
             except BlixardError as error:
                 self._env.log("info", "orphans_not_sought", pool=name, detail=error.message)
             else:
@@ -197,13 +198,13 @@ async def _call(backend: VolumeBackend, action: Action) -> None:
             await backend.delete_pool(name)
 
 
-async def _bounded(call: Awaitable[T]) -> T:
+async def _bounded(call: Awaitable[T], most_s: float) -> T:
     """Wait for a backend, though not for ever: it may hang with its network."""
     try:
-        async with asyncio.timeout(CALL_S):
+        async with asyncio.timeout(most_s):
             return await call
     except TimeoutError:
-        raise BlixardError("STORAGE_UNAVAILABLE", f"no answer within {CALL_S:g} s") from None
+        raise BlixardError("STORAGE_UNAVAILABLE", f"no answer within {most_s:g} s") from None
     except OSError as error:
         raise BlixardError("STORAGE_UNAVAILABLE", f"{type(error).__name__}: {error}") from error
 

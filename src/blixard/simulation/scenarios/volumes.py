@@ -28,11 +28,16 @@ def make_vm(
     pool: str,
     size: str = "1GiB",
     reclaim: str = "retain",
-    **spec: Any,
+    more: dict[str, Any] | None = None,
 ) -> None:
     """Declare a VM each of whose instances has a volume."""
     claims = [{"name": CLAIM, "pool": pool, "size": size, "reclaim": reclaim}]
-    body = {"recipe": {"packages": ["nginx"]}, "memory": "256MiB", "volumes": claims, **spec}
+    body = {
+        "recipe": {"packages": ["nginx"]},
+        "memory": "256MiB",
+        "volumes": claims,
+        **(more or {}),
+    }
     _put(shell, f"/v1/namespaces/default/vms/{name}", "VM", name, body)
 
 
