@@ -36,6 +36,7 @@ NOUN_ALIASES = {
     "ctx": "context",
     "show": "get",
     "key-value": "kv",
+    "volumes": "volume",
 }
 VERB_ALIASES: dict[str, dict[str, str]] = {
     "vm": {
@@ -52,6 +53,8 @@ VERB_ALIASES: dict[str, dict[str, str]] = {
     "auth": {"keys": "list-keys", "delete-key": "revoke-key"},
     "context": {"ls": "list"},
     "operation": {"ls": "list", "get": "show"},
+    "volume": {"ls": "list", "rm": "delete"},
+    "storage": {"pools": "pool", "volumes": "volume"},
 }
 
 _VM = _verbs(
@@ -88,6 +91,41 @@ _CLUSTER = _verbs(
     force_remove_node=(f"{_CLI}.cluster:force_remove_node", "Remove a node that is lost for good."),
 )
 
+_VOLUME = _verbs(
+    "volume",
+    "Disks with a life of their own.",
+    ("blixard storage volume create app-data --pool ssd-pool --size 50GB",),
+    create=(f"{_CLI}.volume:create", "Make a volume in a pool."),
+    list=(f"{_CLI}.volume:list_volumes", "List volumes."),
+    delete=(f"{_CLI}.volume:delete", "Delete volumes with all that is on them."),
+)
+_POOL_CREATE = Row(f"{_CLI}.pool:create", "Make a pool in Ceph or on the nodes.")
+_STORAGE = LazyGroup(
+    "storage",
+    {
+        "status": Row(f"{_CLI}.storage:status", "Show the pools: how they are, what is used."),
+        "pool": LazyGroup(
+            "pool",
+            {
+                "create": _POOL_CREATE,
+                "list": Row(f"{_CLI}.pool:list_pools", "List pools."),
+                "delete": Row(f"{_CLI}.pool:delete", "Delete empty pools."),
+            },
+            text="Pools that volumes lie in.",
+            examples=("blixard storage pool create fast --backend local",),
+            aliases={"ls": "list", "rm": "delete"},
+        ),
+        "volume": _VOLUME,
+        "wait-for-rebalance": Row(
+            f"{_CLI}.storage:wait_for_rebalance", "Wait until all copies are where they belong."
+        ),
+        "create-pool": Row(_POOL_CREATE.target, _POOL_CREATE.text, hidden=True),
+    },
+    text="Pools and volumes.",
+    examples=("blixard storage status", "blixard storage pool create fast --backend local"),
+    aliases=VERB_ALIASES["storage"],
+)
+
 ROWS: dict[str, Row | LazyGroup] = {
     "vm": _VM,
     "image": _verbs(
@@ -97,6 +135,8 @@ ROWS: dict[str, Row | LazyGroup] = {
         build=(f"{_CLI}.image:build", "Declare an image; nodes build it once and keep it."),
         list=(f"{_CLI}.image:list_images", "List images."),
     ),
+    "storage": _STORAGE,
+    "volume": _VOLUME,
     "get": Row(f"{_CLI}.objects:get", "List objects of any kind, or show one."),
     "describe": Row(f"{_CLI}.objects:describe", "Show an object with what it owns and its events."),
     "apply": Row(f"{_CLI}.manifests:apply", "Create or change what a file declares."),
@@ -175,7 +215,17 @@ ROWS: dict[str, Row | LazyGroup] = {
 
 SECTIONS = {
     "Everyday": ("vm", "image", "get", "describe", "apply", "diff", "delete", "events", "wait"),
-    "Cluster": ("cluster", "node", "init", "doctor", "kv", "auth", "operation"),
+    "Cluster": (
+        "cluster",
+        "node",
+        "storage",
+        "volume",
+        "init",
+        "doctor",
+        "kv",
+        "auth",
+        "operation",
+    ),
     "On this machine": ("dev", "sim", "context", "config", "explain", "version", "completion"),
 }
 

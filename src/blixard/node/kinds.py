@@ -9,6 +9,7 @@ from blixard.cluster import kinds as cluster_kinds
 from blixard.cluster.kind import HIGHEST_LEVEL, Kind
 from blixard.images import kinds as image_kinds
 from blixard.network import kinds as network_kinds
+from blixard.storage import kinds as storage_kinds
 from blixard.vms import kinds as vm_kinds
 
 
@@ -18,6 +19,7 @@ def all_kinds() -> tuple[Kind, ...]:
         *cluster_kinds.KINDS,
         *image_kinds.KINDS,
         *network_kinds.KINDS,
+        *storage_kinds.KINDS,
         *vm_kinds.KINDS,
     )
 

@@ -32,6 +32,9 @@ from blixard.ports.environment import Environment
 from blixard.ports.guests import GuestBuilder
 from blixard.ports.hypervisor import Hypervisor
 from blixard.ports.network import NetworkBackend
+from blixard.storage.backends import Backends
+from blixard.storage.loops import StorageController
+from blixard.vms.disks import Disks
 from blixard.vms.loops import MigrationController, Reconciler, ReplicaController
 
 RAFT_DIRECTORY = "raft"
@@ -93,6 +96,8 @@ class Voter:
         self.duties = LeaderDuties(env, self.raft, self.cluster, config.lease)
         self.controller = ReplicaController(env, self.cluster)
         self.migrations = MigrationController(env, self.cluster)
+        self.storage = StorageController(env, self.cluster, self.raft, node.backends)
+        self._stores = False  # the loop of storage runs once there is a pool
         self.roster = Roster(
             env,
             self.raft,
@@ -117,6 +122,13 @@ class Voter:
         self._env.spawn(self.duties.run_fencing(), name="fencing")
         self._env.spawn(self.roster.run(), name="roster")
         self._env.spawn(self._plan(), name="replicas")
+        self._look_for_pools()
+
+    def _look_for_pools(self) -> None:
+        if not self._stores and self.machine.store.count("StoragePool"):
+            self._stores = True
+            self._env.spawn(self.storage.run(), name="storage")
+        self.storage.wake()
 
     def _applied(self, _index: int) -> None:
         seen = self.machine.store.kind_revisions(WATCHED)
@@ -125,6 +137,7 @@ class Voter:
             self._check_level()
             self._planned.set()
             self.duties.state_changed()
+            self._look_for_pools()
 
     def _check_level(self) -> None:
         """Stop where this program would apply entries by other rules than the newer ones do."""
@@ -173,7 +186,10 @@ class Voter:
         )
 
 
-WATCHED = ("VM", "Instance", "Image", "Network", "Node", "ClusterConfig", "Migration")
+WATCHED = (
+    "VM", "Instance", "Image", "Network", "Node", "ClusterConfig", "Migration", "Volume",
+    "StoragePool",
+)  # fmt: skip
 
 
 class Node:
@@ -188,6 +204,7 @@ class Node:
         hypervisor: Hypervisor,
         network: NetworkBackend,
         builder: GuestBuilder,
+        backends: Backends | None = None,
         secrets: Secrets | None = None,
     ) -> None:
         self.env = env
@@ -195,6 +212,7 @@ class Node:
         self.config = config
         self.secrets = secrets or Secrets()
         self.hypervisor = hypervisor
+        self.backends: Backends = backends or {}
         self.voter: Voter | None = None
         self._becoming = asyncio.Lock()
         self.on_voter: Callable[[Voter], None] = lambda _voter: None
@@ -207,6 +225,7 @@ class Node:
             hypervisor=hypervisor,
             network=network,
             builder=builder,
+            disks=Disks(self.backends, identity.uid),
             authority=self.link,
             report=self.link.report,
         )

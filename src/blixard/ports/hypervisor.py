@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from blixard.ports.transport import Stream
+from blixard.ports.volumes import DiskAttachment
 
 
 class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,8 +19,9 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     ``runner`` is a runner directory (microvm.nix layout), ``tap`` the host interface made by the
     network backend (empty: no network), ``address`` the guest's ``IP/prefix``, ``node`` the name of
-    the node that starts it, which the guest is told. ``incoming``: the process waits for the memory
-    and state of another one (:meth:`Hypervisor.receive_state`); it never boots by itself.
+    the node that starts it, which the guest is told, ``disks`` its volumes in the VM's own order.
+    ``incoming``: the process waits for the memory and state of another one
+    (:meth:`Hypervisor.receive_state`); it never boots by itself.
     """
 
     instance_uid: str
@@ -37,6 +39,7 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     mtu: int = 1450
     node: str = ""
     incoming: bool = False
+    disks: tuple[DiskAttachment, ...] = ()
 
 
 GuardMode = Literal["keep", "fence"]

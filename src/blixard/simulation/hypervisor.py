@@ -7,6 +7,7 @@ daemon does.
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections.abc import Awaitable, Callable
 
@@ -51,6 +52,7 @@ class SimInstance(msgspec.Struct):
     ran_ns: int = 0  # until it was stopped last
     since_ns: int = 0  # when its CPUs were last let run
     arrived: GuestState | None = None  # what another host sent, until it runs
+    uses_disks: bool = False
 
     def shown(self) -> HypervisorInstance:
         """Return what the port shows."""
@@ -110,6 +112,8 @@ class GuestWorld:
         self._pid = _FIRST_PID
         self.callbacks: list[Callable[[str], None]] = []
         self.daemon: Process | None = None
+        # Lets a guest that begins to run use its disks: its plan, from when on, whether it is left.
+        self.use_disks: Callable[[LaunchPlan, int, Callable[[], bool]], None] = lambda *_: None
 
     def spawn(self, plan: LaunchPlan) -> SimInstance:
         """Make a process with stopped CPUs."""
@@ -153,6 +157,13 @@ class GuestWorld:
             instance.boots_at_ns = instance.boots_at_ns or self._now_ns() + int(boot_s * 1e9)
             self._observer.started(self.machine.host, instance.plan)
             self.machine.call_at_ns(instance.boots_at_ns, self._changed, uid)
+            if instance.plan.disks and not instance.uses_disks:
+                instance.uses_disks = True
+                alive = functools.partial(self._is_left, instance)
+                self.use_disks(instance.plan, instance.boots_at_ns, alive)
+
+    def _is_left(self, instance: SimInstance) -> bool:
+        return self.machine.alive and instance.state != "exited"
 
     def stop(self, uid: str) -> None:
         """Stop the CPUs."""

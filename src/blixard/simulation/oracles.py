@@ -16,6 +16,7 @@ from blixard.simulation.guest_runs import GuestRuns
 from blixard.simulation.guest_state import GuestState
 from blixard.simulation.hypervisor import Observer
 from blixard.simulation.stops import Stops
+from blixard.simulation.stored import Stored
 
 MAX_VIOLATIONS = 20
 _CHANGE_IS_RECENT = 50
@@ -64,6 +65,7 @@ class Oracles(Observer):
         self.under_fault: Callable[[], bool] = lambda: False
         self.guest_runs = GuestRuns(self._now_ns)
         self.arrivals = Arrivals(self.fail, self._now_ns)
+        self.stored: Stored | None = None
 
     def _now_ns(self) -> int:
         return self.now_ns()
@@ -241,6 +243,8 @@ class Oracles(Observer):
                 f"{plan.node_epoch}) while {other.text()}",
             )
         self.capacity.started(host, plan)
+        if plan.disks and self.stored is not None:
+            self.stored.started(host, plan)
 
     def paused(self, host: int, plan: LaunchPlan, state: GuestState) -> None:
         """The CPUs were stopped for a migration."""
@@ -261,3 +265,5 @@ class Oracles(Observer):
         """The instance runs there no longer."""
         self.guest_runs.ended(host, plan)
         self.capacity.ended(host, plan)
+        if plan.disks and self.stored is not None:
+            self.stored.ended(host, plan)

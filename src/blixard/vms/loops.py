@@ -14,6 +14,7 @@ from blixard.ports.guests import GuestBuilder
 from blixard.ports.hypervisor import Hypervisor
 from blixard.ports.network import NetworkBackend, NetworkView
 from blixard.ports.transport import Stream
+from blixard.vms.disks import Disks
 from blixard.vms.migrations import MigrationPlanner
 from blixard.vms.mover import MOVE_STREAM
 from blixard.vms.moves import DEADLINE_S, MoveOpening, active
@@ -95,6 +96,7 @@ class Reconciler:
         hypervisor: Hypervisor,
         network: NetworkBackend,
         builder: GuestBuilder,
+        disks: Disks,
         authority: Authority,
         report: Callable[[Assignment, InstanceStatus, tuple[Phase, ...]], None],
     ) -> None:
@@ -110,6 +112,7 @@ class Reconciler:
             hypervisor=hypervisor,
             network=network,
             builder=builder,
+            disks=disks,
             authority=authority,
             report=report,
             network_of=self._network_of,

@@ -21,6 +21,8 @@ KINDS = {
     "jointokens": "JoinToken",
     "networks": "Network",
     "clusterconfigs": "ClusterConfig",
+    "storagepools": "StoragePool",
+    "volumes": "Volume",
 }
 
 

@@ -19,6 +19,7 @@ from blixard.simulation.scenarios import (
     restarts,
     sick_disks,
     snapshots,
+    storage,
     undisturbed,
     versions,
 )
@@ -41,6 +42,7 @@ _AREAS = (
     membership,
     recovery,
     divergence,
+    storage,
 )
 
 SCENARIOS: tuple[Scenario, ...] = tuple(s for area in _AREAS for s in area.SCENARIOS)
