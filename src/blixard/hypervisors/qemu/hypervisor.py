@@ -32,7 +32,13 @@ from blixard.hypervisors.qemu.arguments import (
 )
 from blixard.hypervisors.qemu.probe import Accelerator, host_tsc_khz, probe
 from blixard.hypervisors.qemu.qmp import QmpClient
-from blixard.ports.hypervisor import GuestStatus, HypervisorInstance, LaunchPlan
+from blixard.ports.hypervisor import (
+    GuestStatus,
+    HypervisorInstance,
+    Invocation,
+    InvocationResult,
+    LaunchPlan,
+)
 from blixard.ports.transport import Stream
 
 QMP_UP_S = 15.0
@@ -242,6 +248,24 @@ class QemuHypervisor:
         """Ask the agent."""
         console.trim(self._path(instance_uid, CONSOLE_LOG))
         return await self._of(instance_uid).agent.status()
+
+    async def load_function(
+        self,
+        instance_uid: str,
+        *,
+        source: bytes,  # noqa: ARG002
+        handler: str,
+        environment: dict[str, str],  # noqa: ARG002
+        timeout_s: float,  # noqa: ARG002
+    ) -> None:
+        """Refuse: the agent in the guest cannot run functions yet."""
+        raise BlixardError("FEATURE_ABSENT", f"{instance_uid}: no guest here can run {handler}")
+
+    async def invoke(self, instance_uid: str, call: Invocation) -> InvocationResult:
+        """Refuse: the agent in the guest cannot run functions yet."""
+        raise BlixardError(
+            "FEATURE_ABSENT", f"{instance_uid}: no guest here can run {call.handler}"
+        )
 
     async def exec(
         self, instance_uid: str, command: list[str], *, tty: bool, stream: Stream
