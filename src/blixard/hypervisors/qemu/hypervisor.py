@@ -19,7 +19,7 @@ import msgspec
 from blixard.base.errors import BlixardError
 from blixard.hypervisors.guard.client import GuardClient
 from blixard.hypervisors.guard.launch import OUTPUT
-from blixard.hypervisors.qemu import console, streams
+from blixard.hypervisors.qemu import console, functions, streams
 from blixard.hypervisors.qemu.agent import AgentLink
 from blixard.hypervisors.qemu.arguments import (
     AGENT_SOCKET,
@@ -253,19 +253,20 @@ class QemuHypervisor:
         self,
         instance_uid: str,
         *,
-        source: bytes,  # noqa: ARG002
+        source: bytes,
         handler: str,
-        environment: dict[str, str],  # noqa: ARG002
-        timeout_s: float,  # noqa: ARG002
+        environment: dict[str, str],
+        timeout_s: float,
     ) -> None:
-        """Refuse: the agent in the guest cannot run functions yet."""
-        raise BlixardError("FEATURE_ABSENT", f"{instance_uid}: no guest here can run {handler}")
+        """Let the agent import a function's module."""
+        await functions.load_function(
+            self._of(instance_uid).agent,
+            source=source, handler=handler, environment=environment, timeout_s=timeout_s,
+        )  # fmt: skip
 
     async def invoke(self, instance_uid: str, call: Invocation) -> InvocationResult:
-        """Refuse: the agent in the guest cannot run functions yet."""
-        raise BlixardError(
-            "FEATURE_ABSENT", f"{instance_uid}: no guest here can run {call.handler}"
-        )
+        """Let the agent run the handler."""
+        return await functions.invoke(self._of(instance_uid).agent, call)
 
     async def exec(
         self, instance_uid: str, command: list[str], *, tty: bool, stream: Stream
