@@ -83,7 +83,7 @@ class Agent:
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         _signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         _signal.signal(_signal.SIGCHLD, lambda *_: None)
-        loop.watch(wake_read, select.POLLIN, lambda _events: drain(wake_read))
+        loop.watch(wake_read, select.POLLIN, lambda _events: self.child_ended(wake_read))
 
     def run(self) -> None:
         """Serve until the host asks to stop."""
@@ -94,7 +94,11 @@ class Agent:
             self.functions.step(now)
             self.look_for_host(now)
             self.loop.run_once(self.timeout(now))
-            self.reap()
+
+    def child_ended(self, wake: int) -> None:
+        """A signal came: see to every child that ended."""
+        drain(wake)
+        self.reap()
 
     def timeout(self, now: float) -> float:
         """Return how long nothing needs doing."""

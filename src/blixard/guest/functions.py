@@ -160,7 +160,7 @@ class Functions:
         elif runner is not None and runner.loaded:
             if not request.begun:
                 request.begun = True
-                runner.log.taken()  # what was printed between calls is nobody's
+                runner.log.tail = b""  # what was printed between calls is nobody's
                 head = {
                     "id": request.head["id"],
                     "context": request.head["context"],
@@ -281,7 +281,8 @@ class Functions:
             self.pass_on(request, data)
         else:
             self.take_head(runner, data)
-        return self.runner is runner and bool(data)
+        # Once the request is over there is nothing more: to look would cost each call a syscall.
+        return self.runner is runner and bool(data) and self.request is not None
 
     def ended(self, runner: Runner) -> None:
         """The process ended, or will soon: until it was reaped its code is not known."""

@@ -20,11 +20,14 @@ class _Rules:
     parse_constant = float
 
 
+_scan = make_scanner(_Rules())  # type: ignore[arg-type]
+
+
 def decode(data: bytes) -> Any:
     """Return what the JSON text says. Raises ValueError."""
     text = data.decode().strip(" \t\n\r")
     try:
-        value, end = make_scanner(_Rules())(text, 0)  # type: ignore[arg-type]
+        value, end = _scan(text, 0)
     except StopIteration as error:
         raise ValueError("no JSON") from error
     if end != len(text):
