@@ -182,10 +182,11 @@ class Functions:
         """Write the source where only the function's user reads it, and start its process."""
         try:
             self.handler = str(request.head["handler"])
-            given = request.head["environment"].items()
-            self.environment = {str(name): str(value) for name, value in given}
-            write_source(self.handler, b"".join(request.pieces))
+            variables, _, source = b"".join(request.pieces).partition(b"\n")
             request.pieces.clear()
+            given = decode(variables).items()
+            self.environment = {str(name): str(value) for name, value in given}
+            write_source(self.handler, source)
         except (OSError, ValueError, KeyError, AttributeError) as error:
             self.fail("error", "Runtime.MalformedHandlerName", f"{error}")
             return

@@ -10,7 +10,8 @@ of bytes, headers counted) what it has consumed. So a slow client, or a command 
 holds up neither the other streams nor the health checks.
 
 LOAD and INVOKE (from version 2 on) open a stream each: JSON that says ``bytes``, a line feed, the
-body's first piece; the rest of the body follows as STDIN under the window. The answer is RESULT,
+body's first piece; the rest of the body follows as STDIN under the window. The body of a LOAD is
+the variables as JSON, a line feed, the source; that of an INVOKE the event. The answer is RESULT,
 built the same way, its body's rest follows as STDOUT; a result that cannot be ended is an ERROR.
 An agent of version 1 skips frames that it does not know, so the host looks at what its HELLO said.
 """

@@ -56,7 +56,11 @@ class Deployed:
 
     async def load(self, source: bytes = SOURCE, handler: str = "main.handler") -> None:
         await functions.load_function(
-            self.link, source=source, handler=handler, environment={"COLOUR": "red"}, timeout_s=30.0
+            self.link,
+            source=source,
+            handler=handler,
+            environment={"COLOUR": "red", "LONG": "ü" * 15_000},
+            timeout_s=30.0,
         )
 
     async def call(self, event: object, deadline_s: float = 30.0) -> InvocationResult:

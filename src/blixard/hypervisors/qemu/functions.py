@@ -134,10 +134,9 @@ async def load_function(
     Raises:
         BlixardError: FUNCTION_LOAD_FAILED with the guest's words, TOO_LARGE, GUEST_UNREACHABLE.
     """
-    head: dict[str, object] = {
-        "handler": handler, "environment": environment, "deadline_s": timeout_s
-    }  # fmt: skip
-    answer, body = await _transfer(link, c.LOAD, head, source)
+    head: dict[str, object] = {"handler": handler, "deadline_s": timeout_s}
+    variables = json.dumps(environment).encode()
+    answer, body = await _transfer(link, c.LOAD, head, variables + b"\n" + source)
     if answer.status != "ok":
         raise BlixardError(
             "FUNCTION_LOAD_FAILED",
@@ -167,7 +166,7 @@ async def _transfer(
     if len(body) > c.BODY_BYTES_MAX or len(json.dumps(head)) > _HEAD_MAX:
         raise BlixardError(
             "TOO_LARGE",
-            f"at most {c.BODY_BYTES_MAX} bytes go to a function, {_HEAD_MAX} of variables",
+            f"at most {c.BODY_BYTES_MAX} bytes go to a function",
         )
     deadline_s = head["deadline_s"]
     assert isinstance(deadline_s, float | int)
