@@ -26,6 +26,7 @@ from blixard.node.views import (
     lost_status,
     may_start,
     node_status,
+    source_of,
     to_be_fenced,
 )
 from blixard.ports.environment import Environment
@@ -207,6 +208,15 @@ class LeaderDuties:
             self._cluster.store, uid, uid=question.uid, run=question.run, epoch=question.epoch
         )
         return m.encode(m.StartAnswer(allowed))
+
+    async def source(self, _uid: str, payload: bytes) -> bytes:
+        """Answer the source of a function: its digest proves it, whatever is applied here."""
+        self.lead()
+        question = msgspec.msgpack.decode(payload, type=m.SourceQuestion)
+        source = source_of(self._cluster.store, question.uid, question.digest)
+        if source is None:
+            raise BlixardError("NOT_FOUND", "the function has another source by now, or is gone")
+        return source
 
     # -- fencing --
 

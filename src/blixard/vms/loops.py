@@ -9,7 +9,7 @@ from blixard.base.errors import BlixardError
 from blixard.cluster.facade import Cluster
 from blixard.ports.environment import Environment
 from blixard.ports.guests import GuestBuilder
-from blixard.ports.hypervisor import Hypervisor
+from blixard.ports.hypervisor import Hypervisor, HypervisorInstance
 from blixard.ports.network import NetworkBackend, NetworkView
 from blixard.vms.reconcile import Assignment
 from blixard.vms.replicas import ReplicaPlanner
@@ -56,7 +56,6 @@ class Reconciler:
     ) -> None:
         self._env = env
         self._network = network
-        self._hypervisor = hypervisor
         self._views: dict[str, NetworkView] = {}
         self._networks: tuple[NetworkView, ...] = ()
         self._networks_changed = asyncio.Event()
@@ -71,12 +70,12 @@ class Reconciler:
             network_of=self._network_of,
         )
         self.workers: dict[str, Worker] = {}
-        hypervisor.on_change(self._changed)
 
-    async def adopt(self) -> None:
-        """Make workers for what the guard still runs from before a restart."""
-        for process in await self._hypervisor.instances():
-            self._worker(process.instance_uid)
+    def adopt(self, processes: list[HypervisorInstance]) -> None:
+        """Make workers for the VMs that the guard still runs from before a restart."""
+        for process in processes:
+            if process.plan.purpose == "vm":
+                self._worker(process.instance_uid)
 
     async def run_network(self) -> None:
         """Keep the node's network as the cluster wants it; retry after failures."""
@@ -114,7 +113,8 @@ class Reconciler:
         for uid in sorted(self.workers):
             self.workers[uid].report_again()
 
-    def _changed(self, uid: str) -> None:
+    def changed(self, uid: str) -> None:
+        """Look at an instance now: its process or its guest changed."""
         worker = self.workers.get(uid)
         if worker is not None:
             worker.history.next_check_s = 0.0
