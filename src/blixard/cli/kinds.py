@@ -193,6 +193,23 @@ KINDS: tuple[Kind, ...] = (
         ),
     ),
     Kind(
+        "Function",
+        "functions",
+        ("fn",),
+        True,
+        (
+            NAME,
+            Column("PHASE", "status.phase"),
+            Column("RUNTIME", "spec.runtime"),
+            Column("MEMORY", mib("spec.memory")),
+            Column("IDLE", "status.idle"),
+            Column("BUSY", "status.busy"),
+            Column("NODES", "status.readyNodes"),
+            AGE,
+            Column("MESSAGE", "status.message", optional=True),
+        ),
+    ),
+    Kind(
         "Node",
         "nodes",
         ("no",),

@@ -131,6 +131,7 @@ class Guests:
         """Wait until the agent answers; asks at every change, and now and then."""
         pause_s, changed = LOOK_FIRST_S, self._changed[uid]
         end_s = _now() + BOOT_S
+        woken = False
         while True:
             changed.clear()
             try:
@@ -139,15 +140,16 @@ class Guests:
             except BlixardError as error:
                 if error.code != "GUEST_UNREACHABLE":
                     raise
+                if woken:
+                    await self._check_alive(uid)
             if _now() >= end_s:
                 raise BlixardError("GUEST_START_FAILED", f"no word from its agent in {BOOT_S:g} s")
             try:
                 async with asyncio.timeout(pause_s):
                     await changed.wait()
+                woken = True
             except TimeoutError:
-                pause_s = min(LOOK_MAX_S, pause_s * 1.5)
-            else:
-                await self._check_alive(uid)
+                pause_s, woken = min(LOOK_MAX_S, pause_s * 1.5), False
 
     async def _check_alive(self, uid: str) -> None:
         for process in await self._hypervisor.instances():

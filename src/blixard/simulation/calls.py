@@ -56,8 +56,8 @@ class CallObserver(Protocol):
     def call_began(self, host: int, plan: LaunchPlan, call: Invocation) -> None:
         """A handler begins."""
 
-    def call_ended(self, host: int, plan: LaunchPlan, request_id: str) -> None:
-        """It is over, or its guest is."""
+    def call_ended(self, host: int, plan: LaunchPlan, request_id: str, status: str) -> None:
+        """It is over ("ok", "error", "timeout"), or its guest is ("gone")."""
 
 
 class GuestFunction:
@@ -84,14 +84,15 @@ class GuestFunction:
         done = self._running.pop(call.request_id, None)
         if done is None:
             return
-        self._observer.call_ended(self._host, self._plan, call.request_id)
+        result = _result(handled)
+        self._observer.call_ended(self._host, self._plan, call.request_id, result.status)
         if not done.done():
-            done.set_result(_result(handled))
+            done.set_result(result)
 
     def gone(self) -> None:
         """The guest is no more: nobody answers."""
         for request_id in sorted(self._running):
-            self._observer.call_ended(self._host, self._plan, request_id)
+            self._observer.call_ended(self._host, self._plan, request_id, "gone")
             done = self._running[request_id]
             if not done.done():
                 done.set_exception(BlixardError("GUEST_UNREACHABLE", "the guest has ended"))

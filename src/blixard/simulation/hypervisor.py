@@ -31,7 +31,7 @@ _FIRST_PID = 1000
 BOOT_MEAN_S = 1.5
 _SHUT_DOWN, _KILLED, _CRASHED = 0, -9, 1
 _CHANNEL_MEAN_S = 0.0003  # a message to the agent in a guest, and its answer
-_LOAD_MEAN_S = 0.001
+_LOAD_MEAN_S = 0.0005
 _SILENT_S = 1.0  # a guest that says nothing so long after the deadline of a call is gone
 _ENDED_BY_DAEMON = (_SHUT_DOWN, _KILLED)
 
@@ -81,7 +81,7 @@ class Observer:
     def call_began(self, host: int, plan: LaunchPlan, call: Invocation) -> None:
         """A function's handler begins in a guest."""
 
-    def call_ended(self, host: int, plan: LaunchPlan, request_id: str) -> None:
+    def call_ended(self, host: int, plan: LaunchPlan, request_id: str, status: str) -> None:
         """It is over, or its guest is."""
 
 
@@ -383,7 +383,7 @@ class SimHypervisor:
 
     async def guest_status(self, instance_uid: str) -> GuestStatus:
         """Ask the agent."""
-        await self._take(0.002)
+        await self._take_starting(0.002)
         if not self._world.ready(instance_uid):
             raise BlixardError("GUEST_UNREACHABLE", f"{instance_uid} does not answer")
         return GuestStatus(ready=True)

@@ -6,7 +6,8 @@ import zlib
 from collections.abc import Callable
 from typing import Protocol
 
-from blixard.ports.hypervisor import LaunchPlan
+from blixard.ports.hypervisor import Invocation, LaunchPlan
+from blixard.simulation.call_rules import CallRules
 from blixard.simulation.capacity import Capacity
 from blixard.simulation.contents import Contents
 from blixard.simulation.durable import DurableLog, Entry
@@ -61,6 +62,7 @@ class Oracles(Observer):
         self.under_load: Callable[[], bool] = lambda: False
         self.under_fault: Callable[[], bool] = lambda: False
         self.guest_runs = GuestRuns(self._now_ns)
+        self.calls = CallRules(self.fail, self.happened)
 
     def _now_ns(self) -> int:
         return self.now_ns()
@@ -237,12 +239,22 @@ class Oracles(Observer):
                 f"{plan.node_epoch}) while {other.text()}",
             )
         self.capacity.started(host, plan)
+        if plan.purpose == "function":
+            self.calls.started(host, plan)
 
     def stopped(self, host: int, plan: LaunchPlan, *, ailing: bool, by_guard: bool) -> None:
         """Nobody ends an instance that is healthy."""
         if by_guard:
             self.happened("killed by its guard")
         self.stops.stopped(host, plan, ailing=ailing, by_guard=by_guard)
+
+    def call_began(self, host: int, plan: LaunchPlan, call: Invocation) -> None:
+        """A guest serves one call at a time, each once, for the daemon that started it."""
+        self.calls.began(host, plan, call.request_id)
+
+    def call_ended(self, host: int, plan: LaunchPlan, request_id: str, status: str) -> None:
+        """The guest is free, unless its handler ran on."""
+        self.calls.ended(host, plan, request_id, status)
 
     def ended(self, host: int, plan: LaunchPlan) -> None:
         """The instance runs there no longer."""

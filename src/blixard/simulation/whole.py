@@ -123,6 +123,8 @@ class NodeApp:
             if vm.status.get("readyReplicas") != wanted_replicas(vm)
         ]
         for plan in self._host.guests.running():
+            if plan.purpose == "function":
+                continue
             instance = store.by_uid(plan.instance_uid)
             if instance is None or instance.spec.get("node") != self._host.uid:
                 texts.append(f"{plan.instance_uid} runs on {self._host.uid}, unwanted")

@@ -9,6 +9,7 @@ from blixard.simulation.scenarios import (
     commands,
     disks,
     divergence,
+    functions,
     leaders,
     members,
     membership,
@@ -41,6 +42,7 @@ _AREAS = (
     membership,
     recovery,
     divergence,
+    functions,
 )
 
 SCENARIOS: tuple[Scenario, ...] = tuple(s for area in _AREAS for s in area.SCENARIOS)
