@@ -54,12 +54,13 @@ complete -c blixard -f -a '(__blixard_complete)'
 _KIND_OF = {
     "vm": "vm",
     "image": "image",
+    "function": "function",
     "operation": "operation",
     "cluster": "node",
     "auth": "apikey",
 }
 _BY_KIND = ("get", "describe", "delete", "wait")
-_NAMELESS = ("create", "build", "list", "create-key", "list-keys", "add-node", "join")
+_NAMELESS = ("create", "deploy", "build", "list", "create-key", "list-keys", "add-node", "join")
 
 
 @command(

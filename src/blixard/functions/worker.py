@@ -170,7 +170,7 @@ class Guests:
             handler=instance.duty.handler,
             event=call.event,
             deadline_s=limit_s,
-            context=call.context,
+            context={**call.context, "memory_limit_in_mb": str(instance.duty.memory_mib)},
         )
         try:
             async with asyncio.timeout(limit_s + ANSWER_MARGIN_S):

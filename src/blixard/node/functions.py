@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Callable
 from typing import Any
 
@@ -120,12 +121,17 @@ class FunctionGateway:
             event=event,
             left_s=call.timeout_s,
             patient=False,
-            context={"function": meta.name, "namespace": meta.namespace},
+            context={
+                "function_name": meta.name,
+                "function_version": str(meta.generation),
+                "namespace": meta.namespace,
+            },
         )
         answer = await self.route(request)
         inside_ms = sum(answer.phases_ms.values())
         place_ms = max(0.0, (_now() - began_s) * _MS - inside_ms)
-        return _response(answer, {"place": place_ms, **answer.phases_ms})
+        logs = call.call.request.query.get("logs") == "true"
+        return _response(answer, {"place": place_ms, **answer.phases_ms}, logs=logs)
 
     async def route(self, request: CallRequest) -> CallAnswer:
         """Run a call on the node that is best for it; at most once.
@@ -205,7 +211,7 @@ def status_of(lines: list[Figures], generation: int) -> dict[str, Any]:
     }
 
 
-def _response(answer: CallAnswer, phases_ms: dict[str, float]) -> Response:
+def _response(answer: CallAnswer, phases_ms: dict[str, float], *, logs: bool) -> Response:
     """Return the handler's result, or raise what became of it instead."""
     phases = {name: round(value, 3) for name, value in phases_ms.items()}
     where = {"node": answer.node, "instance": answer.instance, "cold": answer.cold}
@@ -220,8 +226,11 @@ def _response(answer: CallAnswer, phases_ms: dict[str, float]) -> Response:
         code = "FUNCTION_TIMEOUT" if answer.status == "timeout" else "FUNCTION_FAILED"
         raise BlixardError(code, answer.error_type, details=details)
     headers = {f"blixard-function-{name}": str(value).lower() for name, value in where.items()}
-    shown = ", ".join(f"{name}={value:g}" for name, value in phases.items())
-    return Response(body=answer.payload, headers={**headers, "blixard-function-phases-ms": shown})
+    headers["blixard-function-phases-ms"] = ", ".join(f"{n}={v:g}" for n, v in phases.items())
+    if logs:
+        lines = msgspec.json.encode(answer.log_tail)
+        headers["blixard-function-log"] = base64.b64encode(lines).decode()
+    return Response(body=answer.payload, headers=headers)
 
 
 def _now() -> float:
