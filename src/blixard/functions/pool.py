@@ -18,7 +18,7 @@ import msgspec
 from blixard.functions.spec import FunctionDuties, FunctionDuty
 
 WAITING_MAX = 1_000  # calls that wait for one function on one node
-WAIT_MAX_S = 10.0
+WAIT_MAX_S = 30.0  # an emulated guest on a busy machine needs most of it to boot
 STARTS_MAX = 32  # guests that one node starts at a time
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 30.0
 
