@@ -29,6 +29,7 @@ class NodeSection(msgspec.Struct, frozen=True, kw_only=True):
     roles: tuple[str, ...] = ("hypervisor",)
     vcpus: int = 0
     memory_mb: int = 0
+    function_memory_mb: int = 0
 
 
 class ApiSection(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,6 +196,11 @@ KEYS: tuple[Key, ...] = (
     Key("node.roles", forms.names, "what the node does"),
     Key("node.vcpus", forms.integer(0, 100_000), "virtual CPUs to give out (0: detected)"),
     Key("node.memory_mb", forms.integer(0, 1 << 30), "memory to give out (0: detected)"),
+    Key(
+        "node.function_memory_mb",
+        forms.integer(0, 1 << 30),
+        "of that, for functions alone (0: an eighth)",
+    ),
     Key("api.port", forms.port, "port of the REST API (TLS)"),
     Key("api.bind", forms.host, "address that the REST API listens on (empty: cluster.address)"),
     Key("api.socket", forms.absolute_path, "Unix socket of the API (empty: DATA_DIR/api.sock)"),

@@ -212,6 +212,28 @@ CODES: dict[str, CodeInfo] = {
     "VOLUME_IN_USE": CodeInfo(
         409, 5, "the volume is open elsewhere", "stop the VM that has it, then repeat"
     ),
+    # functions
+    "FUNCTION_LOAD_FAILED": CodeInfo(
+        500, 1, "the function's code could not be loaded", "correct the source, then apply it again"
+    ),
+    "FUNCTION_FAILED": CodeInfo(
+        500, 1, "the function's handler raised an error", "see the details: type, payload, last log"
+    ),
+    "FUNCTION_TIMEOUT": CodeInfo(
+        504,
+        7,
+        "the function's handler ran longer than its time limit and was ended",
+        "raise spec.timeout, or let the handler do less",
+    ),
+    "FUNCTION_THROTTLED": CodeInfo(
+        429,
+        1,
+        "no instance of the function could be had in time",
+        "repeat later; raise spec.maxConcurrent or spec.maxInstances, or add nodes",
+    ),
+    "FUNCTION_NOT_READY": CodeInfo(
+        503, 1, "no node has the function ready yet", "its status says how far the builds are"
+    ),
     "INTERNAL": CodeInfo(500, 1, "an error nobody expected", "report it with the request id"),
 }
 

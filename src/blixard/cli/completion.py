@@ -56,12 +56,13 @@ _KIND_OF = {
     "image": "image",
     "pool": "storagepool",
     "volume": "volume",
+    "function": "function",
     "operation": "operation",
     "cluster": "node",
     "auth": "apikey",
 }
 _BY_KIND = ("get", "describe", "delete", "wait")
-_NAMELESS = ("create", "build", "list", "create-key", "list-keys", "add-node", "join")
+_NAMELESS = ("create", "deploy", "build", "list", "create-key", "list-keys", "add-node", "join")
 
 
 @command(

@@ -28,11 +28,12 @@ class NamespaceSpec(_Spec, frozen=True, kw_only=True):
     description: Annotated[str, Meta(max_length=1000)] = ""
 
 
-class Capacity(_Spec, frozen=True, kw_only=True):
-    """What a node offers."""
+class Capacity(_Spec, frozen=True, kw_only=True, omit_defaults=True):
+    """What a node offers: to VMs, and apart from that to functions."""
 
     vcpus: Annotated[int, Meta(ge=0, le=4096)] = 0
     memory_mib: _Count = 0
+    function_memory_mib: _Count = 0
 
 
 class NodeSpec(_Spec, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ import msgspec
 from blixard import __version__
 from blixard.cluster import kinds as cluster_kinds
 from blixard.cluster.kind import HIGHEST_LEVEL, Kind
+from blixard.functions import kinds as function_kinds
 from blixard.images import kinds as image_kinds
 from blixard.network import kinds as network_kinds
 from blixard.storage import kinds as storage_kinds
@@ -17,6 +18,7 @@ def all_kinds() -> tuple[Kind, ...]:
     """Return every kind that this version knows."""
     return (
         *cluster_kinds.KINDS,
+        *function_kinds.KINDS,
         *image_kinds.KINDS,
         *network_kinds.KINDS,
         *storage_kinds.KINDS,

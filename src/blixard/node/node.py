@@ -20,9 +20,12 @@ from blixard.cluster.machine import ClusterMachine
 from blixard.consensus.log import read_file
 from blixard.consensus.node import Member, RaftConfig, RaftNode
 from blixard.consensus.recovery import has_state
+from blixard.functions.loops import FunctionNode
+from blixard.functions.spec import FunctionDuty
 from blixard.images.loops import ImageBuilds
 from blixard.node import messages as m
 from blixard.node.founding import Founding, founding_ops
+from blixard.node.functions import FunctionGateway
 from blixard.node.kinds import Program
 from blixard.node.leader import LeaderDuties
 from blixard.node.leadership import Leadership
@@ -43,6 +46,7 @@ PLAN_IDLE_S = 10.0
 PLAN_BUSY_S = 1.0
 FOUND_S = 5.0
 PEERS_FILE = "peers"
+SOURCE_S = 5.0
 
 
 class NodeIdentity(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,7 +192,7 @@ class Voter:
 
 WATCHED = (
     "VM", "Instance", "Image", "Network", "Node", "ClusterConfig", "Migration", "Volume",
-    "StoragePool",
+    "StoragePool", "Function",
 )  # fmt: skip
 
 
@@ -229,8 +233,20 @@ class Node:
             authority=self.link,
             report=self.link.report,
         )
+        self.function_pools = FunctionNode(
+            env,
+            node_name=identity.name,
+            hypervisor=hypervisor,
+            builder=builder,
+            authority=self.link,
+            fetch=self._fetch_source,
+        )
+        self.functions = FunctionGateway(
+            env, identity.uid, self.function_pools, lambda: self.leadership.peers
+        )
+        hypervisor.on_change(self._guest_changed)
         self.link.on_view = self._viewed
-        self.link.on_authority = self.reconciler.wake_all
+        self.link.on_authority = self._entitled
         self.link.on_new_epoch = self.reconciler.report_all
 
     async def start(self) -> None:
@@ -238,10 +254,13 @@ class Node:
         for method, handler in self._handlers().items():
             self.env.transport.on_request(method, handler)
         self.env.transport.on_request(m.INVITE, self._invited)
+        self.functions.register()
         self._set_peers(await self._stored_peers())
         if has_state(self.env.disk, RAFT_DIRECTORY):
             await self._start_voter()
-        await self.reconciler.adopt()
+        processes = await self.hypervisor.instances()
+        self.reconciler.adopt(processes)
+        self.function_pools.begin(processes)
         self.env.spawn(self.reconciler.run_network(), name="network")
         self.env.spawn(self.link.run_heartbeats(), name="heartbeats")
         self.env.spawn(self.link.run_views(), name="views")
@@ -265,6 +284,7 @@ class Node:
             m.REPORT: self._on_report,
             m.CONFIRM_START: self._on_confirm_start,
             m.MOVE: self._on_move,
+            m.FUNCTION_SOURCE: self._on_source,
         }
 
     def _duties(self) -> LeaderDuties:
@@ -290,6 +310,9 @@ class Node:
 
     async def _on_move(self, uid: str, payload: bytes) -> bytes:
         return await self._duties().move(uid, payload)
+
+    async def _on_source(self, uid: str, payload: bytes) -> bytes:
+        return await self._duties().source(uid, payload)
 
     # -- becoming a voter --
 
@@ -331,11 +354,24 @@ class Node:
 
     # -- duties --
 
-    def _viewed(self, view: m.NodeView) -> None:
+    def _guest_changed(self, uid: str) -> None:
+        self.reconciler.changed(uid)
+        self.function_pools.changed(uid)
+
+    def _entitled(self) -> None:
+        self.reconciler.wake_all()
+        self.function_pools.look()
+
+    async def _fetch_source(self, duty: FunctionDuty) -> bytes:
+        question = m.encode(m.SourceQuestion(duty.uid, duty.digest))
+        return await self.leadership.ask(m.FUNCTION_SOURCE, question, timeout_s=SOURCE_S)
+
+    def _viewed(self, view: m.FullView) -> None:
         self._set_peers(view.peers)
         if view.epoch == self.link.epoch:
             self.reconciler.assign(list(view.assignments), view.networks)
             self.image_builds.assign(view.images, view.epoch)
+            self.functions.assign(view.functions)
         self.env.spawn(self._store_peers(view.peers), name="store peers")
 
     def _set_peers(self, peers: tuple[m.Peer, ...]) -> None:

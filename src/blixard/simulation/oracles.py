@@ -6,8 +6,9 @@ import zlib
 from collections.abc import Callable
 from typing import Protocol
 
-from blixard.ports.hypervisor import LaunchPlan
+from blixard.ports.hypervisor import Invocation, LaunchPlan
 from blixard.simulation.arrivals import Arrivals
+from blixard.simulation.call_rules import CallRules
 from blixard.simulation.capacity import Capacity
 from blixard.simulation.contents import Contents
 from blixard.simulation.durable import DurableLog, Entry
@@ -66,6 +67,7 @@ class Oracles(Observer):
         self.guest_runs = GuestRuns(self._now_ns)
         self.arrivals = Arrivals(self.fail, self._now_ns)
         self.stored: Stored | None = None
+        self.calls = CallRules(self.fail, self.happened)
 
     def _now_ns(self) -> int:
         return self.now_ns()
@@ -245,6 +247,8 @@ class Oracles(Observer):
         self.capacity.started(host, plan)
         if plan.disks and self.stored is not None:
             self.stored.started(host, plan)
+        if plan.purpose == "function":
+            self.calls.started(host, plan)
 
     def paused(self, host: int, plan: LaunchPlan, state: GuestState) -> None:
         """The CPUs were stopped for a migration."""
@@ -260,6 +264,14 @@ class Oracles(Observer):
         if by_guard:
             self.happened("killed by its guard")
         self.stops.stopped(host, plan, ailing=ailing, by_guard=by_guard)
+
+    def call_began(self, host: int, plan: LaunchPlan, call: Invocation) -> None:
+        """A guest serves one call at a time, each once, for the daemon that started it."""
+        self.calls.began(host, plan, call.request_id)
+
+    def call_ended(self, host: int, plan: LaunchPlan, request_id: str, status: str) -> None:
+        """The guest is free, unless its handler ran on."""
+        self.calls.ended(host, plan, request_id, status)
 
     def ended(self, host: int, plan: LaunchPlan) -> None:
         """The instance runs there no longer."""

@@ -62,11 +62,17 @@ class Host:
         self.daemon: Daemon | None = None
         self.up = False
         self.frozen = False
+        self.boot_s: float | None = None  # of each guest, where it is given
         self._suspended_ns: int | None = None  # since when
         self.drift_ppb: int | None = None  # drawn at each boot unless it is given
         self._incarnations = 0
         self._boots = 0
         self._clocks = world.streams.get(f"clock/{number}")
+
+    @property
+    def incarnation(self) -> int:
+        """Which daemon runs on it, counted from 1; the last one if none runs."""
+        return self._incarnations
 
     def boot(self) -> None:
         """Switch the machine on; the daemon is started separately."""
@@ -84,6 +90,7 @@ class Host:
         guests = world.streams.get(f"guests/{self.number}/{self._boots}")
         self.guests = GuestWorld(self.machine, guests, world.now_ns, world.observer)
         self.guests.use_disks = self._use_disks
+        self.guests.boot_s = self.boot_s
         self.network_backend = SimNetworkBackend()
         self.builder = SimGuestBuilder()
         self.up = True

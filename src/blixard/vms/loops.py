@@ -11,7 +11,7 @@ from blixard.base.errors import BlixardError
 from blixard.cluster.facade import Cluster
 from blixard.ports.environment import Environment
 from blixard.ports.guests import GuestBuilder
-from blixard.ports.hypervisor import Hypervisor
+from blixard.ports.hypervisor import Hypervisor, HypervisorInstance
 from blixard.ports.network import NetworkBackend, NetworkView
 from blixard.ports.transport import Stream
 from blixard.vms.disks import Disks
@@ -102,7 +102,6 @@ class Reconciler:
     ) -> None:
         self._env = env
         self._network = network
-        self._hypervisor = hypervisor
         self._views: dict[str, NetworkView] = {}
         self._networks: tuple[NetworkView, ...] = ()
         self._networks_changed = asyncio.Event()
@@ -118,13 +117,13 @@ class Reconciler:
             network_of=self._network_of,
         )
         self.workers: dict[str, Worker] = {}
-        hypervisor.on_change(self._changed)
         env.transport.on_stream(MOVE_STREAM, self._on_memory)
 
-    async def adopt(self) -> None:
-        """Make workers for what the guard still runs from before a restart."""
-        for process in await self._hypervisor.instances():
-            self._worker(process.instance_uid)
+    def adopt(self, processes: list[HypervisorInstance]) -> None:
+        """Make workers for the VMs that the guard still runs from before a restart."""
+        for process in processes:
+            if process.plan.purpose == "vm":
+                self._worker(process.instance_uid)
 
     async def run_network(self) -> None:
         """Keep the node's network as the cluster wants it; retry after failures."""
@@ -162,7 +161,8 @@ class Reconciler:
         for uid in sorted(self.workers):
             self.workers[uid].report_again()
 
-    def _changed(self, uid: str) -> None:
+    def changed(self, uid: str) -> None:
+        """Look at an instance now: its process or its guest changed."""
         worker = self.workers.get(uid)
         if worker is not None:
             worker.history.next_check_s = 0.0

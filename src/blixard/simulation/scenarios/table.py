@@ -9,6 +9,7 @@ from blixard.simulation.scenarios import (
     commands,
     disks,
     divergence,
+    functions,
     leaders,
     members,
     membership,
@@ -43,6 +44,7 @@ _AREAS = (
     recovery,
     divergence,
     storage,
+    functions,
 )
 
 SCENARIOS: tuple[Scenario, ...] = tuple(s for area in _AREAS for s in area.SCENARIOS)
