@@ -26,6 +26,7 @@ MOVE_STREAM = "instance.memory"
 SWITCH_S = 5.0  # an answer about the switch is waited for so long, with the CPUs stopped
 SWITCH_RETRY_S = 0.2
 SENT_TRIES = 5
+WELCOME, WELCOME_S = b"welcome", 5.0  # the first frame, from a target that waits for the memory
 
 
 class Mover:
@@ -104,8 +105,9 @@ class Mover:
             raise BlixardError("MIGRATION_REFUSED", f"{caller} does not move {opening.instance}")
         moving.receiving = move.uid
         try:
+            await stream.send(WELCOME)
             await self._worker._tools.hypervisor.receive_state(self._worker.uid, stream)
-            moving.received, moving.received_s = move.uid, _now()
+            moving.received, moving.received_s, moving.next_s = move.uid, _now(), 0.0
         except BlixardError as error:
             moving.failure = error.message
             raise
@@ -180,6 +182,7 @@ class Mover:
         stream = await tools.env.transport.open_stream(move.target, MOVE_STREAM, opening)
         self._stream = stream
         try:
+            await _welcomed(stream)
             return await tools.hypervisor.send_state(
                 uid, stream, live=live, switch=lambda: self._switch(move)
             )
@@ -298,6 +301,21 @@ class Mover:
         assert assignment is not None
         assert assignment.spec.migration
         return assignment.spec.migration
+
+
+async def _welcomed(stream: Stream) -> None:
+    """Wait until the target says that it takes the memory: one that does not may say it too late.
+
+    Raises:
+        BlixardError: why it does not.
+    """
+    try:
+        async with asyncio.timeout(WELCOME_S):
+            answer = await stream.receive()
+    except TimeoutError:
+        answer = None
+    if answer != WELCOME:
+        raise BlixardError("MIGRATION_FAILED", "the target does not take the memory")
 
 
 def _now() -> float:
