@@ -21,8 +21,8 @@ COMPILE = (
     "cfile='/usr/lib/blixard/agent.pyc', doraise=True, "
     "invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)"
 )
-# Of every root: nodes that build one recipe of like packages get the same bytes, so that a guest can
-# move from one to the other with what it has read of its root in memory.
+# Of every root: nodes that build one recipe of like packages get the same bytes, so that a guest
+# can move from one to the other with what it has read of its root in memory.
 ROOT_UUID = "b71bca2d-0000-4000-8000-000000000001"
 SERVICES_PATH = "etc/blixard/services.json"
 
