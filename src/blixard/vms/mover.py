@@ -44,7 +44,7 @@ class Mover:
             case "build" | "await":
                 await self._prepare(step)
             case "tell":
-                await self._tell()
+                await self._tell(process)
             case "send":
                 self._begin_sending()
             case "abandon":
@@ -248,8 +248,9 @@ class Mover:
 
     # -- both --
 
-    async def _tell(self) -> None:
+    async def _tell(self, process: HypervisorInstance | None) -> None:
         """Tell the leader how it stands; what it does about it shows in the duties."""
+        self._show_pause(process)
         moving, move, assignment = self.moving, self._move(), self._worker.assignment
         assert assignment is not None
         moving.next_s = _now() + RETRY_S
@@ -262,6 +263,13 @@ class Mover:
             moving.prepared = move.uid
         elif prepared:
             moving.failure = answer.reason
+
+    def _show_pause(self, process: HypervisorInstance | None) -> None:
+        """A guest that stands still after a migration failed is not ready, until it goes on."""
+        worker = self._worker
+        if process is not None and process.ran and process.state == "paused":
+            worker.history.ready = False
+            worker._say(reason=f"stands still: {self.moving.failure}", pid=process.pid)
 
     async def _word(
         self, move: Move, said: Said, *, figures: MigrationFigures | None = None
