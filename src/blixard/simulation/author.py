@@ -17,6 +17,7 @@ from blixard.simulation.loop import LivelockError
 from blixard.simulation.run import Report
 from blixard.simulation.scenarios import volumes
 from blixard.simulation.scenarios.guests import apart, is_ready, ownerless, store_of, unready
+from blixard.simulation.scenarios.moving import Moves
 from blixard.simulation.scenarios.shell import Shell, serve
 from blixard.simulation.scenarios.stage import BrokenPromiseError, Scenario, Stage
 from blixard.simulation.world import Host
@@ -36,6 +37,7 @@ class ClusterSimulation:
         stage.operator.stopped = True  # nobody but the author wants VMs
         self.stage = stage
         self.shell = Shell(stage)
+        self.moves = Moves(stage, self.shell)
         self._undos: list[Undo] = []
         self._began_s = time.perf_counter()
         self._report: Report | None = None
@@ -111,6 +113,32 @@ class ClusterSimulation:
         for undo in self._undos:
             undo()
         self._undos.clear()
+
+    def trigger_live_migration(
+        self, instance: str, node: int | str, *, live: bool | None = None, deadline_s: int = 60
+    ) -> str:
+        """Ask that a running instance moves to a node; return the name of the migration.
+
+        *node* is an index, or a text: ``node4`` is the one with index 4. *live*: copy the memory
+        while it runs, or stop it first (None: what the product thinks best).
+
+        Raises:
+            BrokenPromiseError: the cluster refuses, with all its reasons.
+        """
+        index = node if isinstance(node, int) else int(node.removeprefix("node"))
+        target = self.stage.world.hosts[index]
+        return self.moves.begin(instance, target, live=live, deadline_s=deadline_s)
+
+    def verify_vm_migrated_successfully(self, instance: str, *, within_s: float = 60.0) -> None:
+        """The migration asked for last succeeds: the guest answers there, and is what it was.
+
+        Its memory, the state of its CPUs and its connections are those with which it was stopped on
+        the node before, and it runs nowhere else.
+
+        Raises:
+            BrokenPromiseError: what the migration says, and where the instance has run.
+        """
+        self.moves.verify(instance, within_s=within_s)
 
     def run_for(self, seconds: float) -> None:
         """Let virtual time pass."""

@@ -6,6 +6,7 @@ run: nothing is worked out before somebody looks, and a guest that nobody moves 
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import Awaitable, Callable
 
@@ -19,8 +20,9 @@ PAGES_PER_FRAME = 16
 CONNECTIONS = 4
 ROUNDS_MAX = 4
 FEW_PAGES = 8  # so many are sent while the CPUs stand still
-FRAME_S = 0.02
+FRAME_S = 0.05
 SEND_S = 15.0  # the whole, with the switch
+SYNC_S = 5.0
 _BUSY_NS = 20_000_000  # the busiest page changes so often, the others seldom
 
 Pages = dict[int, int]
@@ -39,13 +41,17 @@ class GuestState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Frame(msgspec.Struct, frozen=True, array_like=True):
-    """A part of the memory, or, with ``rest``, all that is not memory and the end."""
+    """A part of the memory, or, with ``rest``, all that is not memory and the end.
+
+    ``sync``: the receiver is to say that it has what was sent so far.
+    """
 
     pages: Pages
     rest: GuestState | None = None
+    sync: bool = False
 
 
-_HAVE_ALL = b"have all"
+_SO_FAR, _HAVE_ALL = b"so far", b"have all"
 
 
 def pages_at(birth: int, ran_ns: int) -> Pages:
@@ -116,17 +122,20 @@ async def send(
             if len(changed) <= FEW_PAGES:
                 break
             await pass_on(changed)
+        await stream.send(msgspec.msgpack.encode(_Frame({}, sync=True)))
+        async with asyncio.timeout(SYNC_S):
+            await _said(stream, _SO_FAR)
+        if live:
+            stop()
     except BaseException:
         go_on()
         raise
-    if live:
-        stop()
     await switch()
     state = look()
     await pass_on(_changed(state.pages, have))
     last = msgspec.msgpack.encode(_Frame({}, msgspec.structs.replace(state, pages={})))
     await stream.send(last)
-    await _acknowledged(stream)
+    await _said(stream, _HAVE_ALL)
     return sent_bytes + len(last)
 
 
@@ -134,8 +143,8 @@ def _changed(pages: Pages, have: Pages) -> Pages:
     return {n: content for n, content in pages.items() if have.get(n) != content}
 
 
-async def _acknowledged(stream: Stream) -> None:
-    if await stream.receive() != _HAVE_ALL:
+async def _said(stream: Stream, word: bytes) -> None:
+    if await stream.receive() != word:
         raise ConnectionError("the receiver gave up")
 
 
@@ -145,6 +154,8 @@ async def receive(stream: Stream) -> GuestState:
     while (data := await stream.receive()) is not None:
         frame = msgspec.msgpack.decode(data, type=_Frame)
         pages.update(frame.pages)
+        if frame.sync:
+            await stream.send(_SO_FAR)
         if frame.rest is not None:
             return msgspec.structs.replace(frame.rest, pages=pages)
     raise ConnectionError("the sender gave up")

@@ -49,8 +49,10 @@ class Batch:
     def put(self, instance: Resource, spec: InstanceSpec) -> None:
         """Give an instance another spec, unless it changed since it was read."""
         meta, document = instance.metadata, msgspec.to_builtins(spec)
-        if "migration" in document and not still_fits(instance.spec, document):
-            del document["migration"]  # what it is prepared for is no longer wanted
+        if spec.migration:
+            before = msgspec.to_builtins(msgspec.convert(instance.spec, InstanceSpec))
+            if not still_fits(before, document):
+                del document["migration"]  # what it is prepared for is no longer wanted
         self._add(
             Put(
                 kind="Instance",

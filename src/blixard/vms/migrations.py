@@ -149,8 +149,11 @@ class MigrationPlanner:
         """Say what became of the memory, once the target did or cannot any more."""
         status, uid = migration.status, migration.metadata.uid
         lost = LOST.format(status.get("target"))
-        if instance is None or instance.spec.get("run") != status.get("run"):
+        if instance is None or instance.spec.get("desired") != "Running":
             return (self._end(migration, "Failed", CHANGED),)
+        if instance.spec.get("run") != status.get("run"):
+            lost = LOST.format(instance.spec.get("nodeName") or "another node")
+            return (self._end(migration, "Failed", f"placed anew after the switch; {lost}"),)
         said = instance.status
         if said.get("run") == status.get("run"):
             if said.get("arrivedBy") == uid:

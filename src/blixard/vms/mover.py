@@ -26,6 +26,7 @@ MOVE_STREAM = "instance.memory"
 SWITCH_S = 5.0  # an answer about the switch is waited for so long, with the CPUs stopped
 SWITCH_RETRY_S = 0.2
 SENT_TRIES = 5
+WELCOME, WELCOME_S = b"welcome", 5.0  # the first frame, from a target that waits for the memory
 
 
 class Mover:
@@ -43,7 +44,7 @@ class Mover:
             case "build" | "await":
                 await self._prepare(step)
             case "tell":
-                await self._tell()
+                await self._tell(process)
             case "send":
                 self._begin_sending()
             case "abandon":
@@ -104,8 +105,9 @@ class Mover:
             raise BlixardError("MIGRATION_REFUSED", f"{caller} does not move {opening.instance}")
         moving.receiving = move.uid
         try:
+            await stream.send(WELCOME)
             await self._worker._tools.hypervisor.receive_state(self._worker.uid, stream)
-            moving.received, moving.received_s = move.uid, _now()
+            moving.received, moving.received_s, moving.next_s = move.uid, _now(), 0.0
         except BlixardError as error:
             moving.failure = error.message
             raise
@@ -180,6 +182,7 @@ class Mover:
         stream = await tools.env.transport.open_stream(move.target, MOVE_STREAM, opening)
         self._stream = stream
         try:
+            await _welcomed(stream)
             return await tools.hypervisor.send_state(
                 uid, stream, live=live, switch=lambda: self._switch(move)
             )
@@ -245,8 +248,9 @@ class Mover:
 
     # -- both --
 
-    async def _tell(self) -> None:
+    async def _tell(self, process: HypervisorInstance | None) -> None:
         """Tell the leader how it stands; what it does about it shows in the duties."""
+        self._show_pause(process)
         moving, move, assignment = self.moving, self._move(), self._worker.assignment
         assert assignment is not None
         moving.next_s = _now() + RETRY_S
@@ -259,6 +263,13 @@ class Mover:
             moving.prepared = move.uid
         elif prepared:
             moving.failure = answer.reason
+
+    def _show_pause(self, process: HypervisorInstance | None) -> None:
+        """A guest that stands still after a migration failed is not ready, until it goes on."""
+        worker = self._worker
+        if process is not None and process.ran and process.state == "paused":
+            worker.history.ready = False
+            worker._say(reason=f"stands still: {self.moving.failure}", pid=process.pid)
 
     async def _word(
         self, move: Move, said: Said, *, figures: MigrationFigures | None = None
@@ -298,6 +309,21 @@ class Mover:
         assert assignment is not None
         assert assignment.spec.migration
         return assignment.spec.migration
+
+
+async def _welcomed(stream: Stream) -> None:
+    """Wait until the target says that it takes the memory: one that does not may say it too late.
+
+    Raises:
+        BlixardError: why it does not.
+    """
+    try:
+        async with asyncio.timeout(WELCOME_S):
+            answer = await stream.receive()
+    except TimeoutError:
+        answer = None
+    if answer != WELCOME:
+        raise BlixardError("MIGRATION_FAILED", "the target does not take the memory")
 
 
 def _now() -> float:

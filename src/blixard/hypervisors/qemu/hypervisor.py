@@ -48,6 +48,7 @@ QMP_UP_S = 15.0
 POLL_S = 0.02
 ASK_S = 1.0
 LOGS_KEPT = 20
+LEAVING = "leaving"  # a file that is there while a guest's memory is being sent
 
 
 class _Live:
@@ -80,6 +81,7 @@ class QemuHypervisor:
         self._live: dict[str, _Live] = {}
         self._progress: dict[str, migration.Progress] = {}
         self._digests = FileDigests()
+        self._looked = False
         self._exited: dict[str, asyncio.Event] = {}
         self._callback: Callable[[str], None] = lambda _uid: None
         guard.on_exit = self._on_exit
@@ -93,7 +95,20 @@ class QemuHypervisor:
         """Return what the guard holds, in order of uid."""
         answer = await self._guard.call("list")
         found = [_instance(facts) for facts in answer["instances"]]
+        if not self._looked:
+            self._looked = True
+            found = [await self._looked_at(instance) for instance in found]
         return sorted(found, key=lambda i: i.instance_uid)
+
+    async def _looked_at(self, instance: HypervisorInstance) -> HypervisorInstance:
+        """Return an instance as it is: a daemon may have died just as QEMU stopped its CPUs."""
+        uid = instance.instance_uid
+        if instance.state == "running" and os.path.exists(self._path(uid, LEAVING)):
+            with contextlib.suppress(BlixardError):
+                qmp = (await self._connect(uid)).qmp
+                if not (await qmp.execute("query-status"))["running"]:
+                    return _instance(await self._guard.call("mark", uid=uid, state="paused"))
+        return instance
 
     # -- starting --
 
@@ -210,8 +225,14 @@ class QemuHypervisor:
         """Send memory and state of a running guest to another host's :meth:`receive_state`."""
         with self._moving(instance_uid) as progress:
             process = await self._process(instance_uid, "running", progress)
-            departure = migration.Departure(process, stream, live=live)
-            return await departure.run(switch)
+            leaving = self._path(instance_uid, LEAVING)
+            with open(leaving, "wb"):
+                pass
+            try:
+                return await migration.Departure(process, stream, live=live).run(switch)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(leaving)
 
     async def receive_state(self, instance_uid: str, stream: Stream) -> None:
         """Take memory and state into a process that was started to wait for them."""
