@@ -34,6 +34,8 @@ from blixard.ports.hypervisor import Hypervisor
 from blixard.ports.network import NetworkBackend
 from blixard.storage.backends import Backends
 from blixard.storage.loops import StorageController
+from blixard.storage.remote import METHOD as UNMAKE
+from blixard.storage.remote import answer
 from blixard.vms.disks import Disks
 from blixard.vms.loops import Reconciler, ReplicaController
 
@@ -94,7 +96,9 @@ class Voter:
         self.cluster = Cluster(self.raft, self.machine, env)
         self.duties = LeaderDuties(env, self.raft, self.cluster, config.lease)
         self.controller = ReplicaController(env, self.cluster)
-        self.storage = StorageController(env, self.cluster, self.raft, node.backends)
+        self.storage = StorageController(
+            env, self.cluster, self.raft, node.backends, own_uid=node.identity.uid
+        )
         self._stores = False  # the loop of storage runs once there is a pool
         self.roster = Roster(
             env,
@@ -232,6 +236,7 @@ class Node:
         for method, handler in self._handlers().items():
             self.env.transport.on_request(method, handler)
         self.env.transport.on_request(m.INVITE, self._invited)
+        self.env.transport.on_request(UNMAKE, self._unmake)
         self._set_peers(await self._stored_peers())
         if has_state(self.env.disk, RAFT_DIRECTORY):
             await self._start_voter()
@@ -293,6 +298,9 @@ class Node:
                 self._set_peers(invitation.members)
                 await self._become_voter()
         return b""
+
+    async def _unmake(self, _uid: str, payload: bytes) -> bytes:
+        return await answer(self.backends, payload)
 
     async def _become_voter(self) -> None:
         try:
