@@ -37,6 +37,8 @@ from blixard.ports.hypervisor import Hypervisor
 from blixard.ports.network import NetworkBackend
 from blixard.storage.backends import Backends
 from blixard.storage.loops import StorageController
+from blixard.storage.remote import METHOD as UNMAKE
+from blixard.storage.remote import answer
 from blixard.vms.disks import Disks
 from blixard.vms.loops import MigrationController, Reconciler, ReplicaController
 
@@ -100,7 +102,9 @@ class Voter:
         self.duties = LeaderDuties(env, self.raft, self.cluster, config.lease)
         self.controller = ReplicaController(env, self.cluster)
         self.migrations = MigrationController(env, self.cluster)
-        self.storage = StorageController(env, self.cluster, self.raft, node.backends)
+        self.storage = StorageController(
+            env, self.cluster, self.raft, node.backends, own_uid=node.identity.uid
+        )
         self._stores = False  # the loop of storage runs once there is a pool
         self.roster = Roster(
             env,
@@ -255,6 +259,7 @@ class Node:
             self.env.transport.on_request(method, handler)
         self.env.transport.on_request(m.INVITE, self._invited)
         self.functions.register()
+        self.env.transport.on_request(UNMAKE, self._unmake)
         self._set_peers(await self._stored_peers())
         if has_state(self.env.disk, RAFT_DIRECTORY):
             await self._start_voter()
@@ -326,6 +331,9 @@ class Node:
                 self._set_peers(invitation.members)
                 await self._become_voter()
         return b""
+
+    async def _unmake(self, _uid: str, payload: bytes) -> bytes:
+        return await answer(self.backends, payload)
 
     async def _become_voter(self) -> None:
         try:

@@ -16,6 +16,7 @@ from blixard.cluster.facade import Cluster
 from blixard.cluster.resources import Operation, Resource
 from blixard.ports.environment import Environment
 from blixard.ports.volumes import Backend, PoolHealth, VolumeBackend
+from blixard.storage import remote
 from blixard.storage.backends import Backends, backend_for
 from blixard.storage.planner import (
     Action,
@@ -59,11 +60,20 @@ class Leads(Protocol):
 class StorageController:
     """Runs on every voter, and acts while it leads."""
 
-    def __init__(self, env: Environment, cluster: Cluster, raft: Leads, backends: Backends) -> None:
+    def __init__(
+        self,
+        env: Environment,
+        cluster: Cluster,
+        raft: Leads,
+        backends: Backends,
+        *,
+        own_uid: str,
+    ) -> None:
         self._env = env
         self._cluster = cluster
         self._raft = raft
         self._backends = backends
+        self._own_uid = own_uid
         self._wake = asyncio.Event()
         self._failures: dict[tuple[str, str, int], tuple[int, float]] = {}  # how many, until when
         self._asked_s: dict[tuple[str, str], float] = {}  # what is looked at now and then
@@ -118,8 +128,7 @@ class StorageController:
         if ops:
             await self._commit(ops, term)
         try:
-            backend = backend_for(self._backends, cast("Backend", action.backend))
-            await _bounded(_call(backend, action), CALL_S)
+            await self._call(action)
         except BlixardError as error:
             count = self._failures.get(action.key, (0, 0.0))[0] + 1
             pause_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2.0 ** min(count - 1, 10))
@@ -141,6 +150,17 @@ class StorageController:
             )
         if ops:
             await self._commit(ops, term)
+
+    async def _call(self, action: Action) -> None:
+        """Have it done, by the only node that can if its data are there alone."""
+        home = str(action.target.status.get("node", ""))
+        if action.backend == "local" and home != self._own_uid:
+            if self._cluster.store.by_uid(home) is not None:
+                pool = str(action.target.spec.get("pool", ""))
+                await remote.ask(self._env, home, pool, action.target.metadata.uid)
+            return
+        backend = backend_for(self._backends, cast("Backend", action.backend))
+        await _bounded(_call(backend, action), CALL_S)
 
     async def _look(self, pool: Resource, term: int) -> None:
         """Write down how a pool is, and what lies in it that nobody declares, now and then."""

@@ -55,6 +55,7 @@ class ReplicaPlanner:
         self._new_uid = new_uid
         self._settled = settled if settled is not None else Settled()
         self._waits = False  # for room or an address, which others may free
+        self._lacks = ""  # why an instance of the VM in hand cannot be created
         self._places = Places(store)
         self._claims = Claims(store, new_uid)
         self._disturbed: set[str] = set()
@@ -73,7 +74,7 @@ class ReplicaPlanner:
             facts = (vm, *instances)
             if self._settled.is_settled(vm.metadata.uid, facts):
                 continue
-            before, self._waits = len(self._batch.ops), False
+            before, self._waits, self._lacks = len(self._batch.ops), False, ""
             self._plan_vm(vm, instances)
             if len(self._batch.ops) == before and not self._waits:
                 self._settled.add(vm.metadata.uid, facts)
@@ -317,7 +318,7 @@ class ReplicaPlanner:
             ip, mac = self._places.address(spec.network)
         except BlixardError as error:
             self._waits = True
-            self._batch.patch(vm, {"message": error.message})
+            self._lacks = error.message
             return
         volumes = disks or msgspec.UNSET
         wanted = msgspec.structs.replace(wanted, ip=ip, mac=mac, volumes=volumes)
@@ -331,4 +332,5 @@ class ReplicaPlanner:
 
     def _report(self, vm: Resource, spec: VMSpec, members: list[Member], problem: str) -> None:
         deleting = bool(vm.status.get("deleting"))
-        self._batch.patch(vm, summarise(spec, members, problem, deleting=deleting))
+        status = summarise(spec, members, problem, deleting=deleting)
+        self._batch.patch(vm, {**status, "message": self._lacks or status["message"]})

@@ -259,7 +259,7 @@ SCENARIOS = (
         incident="an orchestrator that left volumes behind, and attached others twice",
     ),
     Scenario(
-        name="storage/chaos", rows=("SIM-42",), act=chaos, prepare=serve, node=True, clients=1,
+        name="storage/chaos", rows=("SIM-42",), act=chaos, prepare=serve, node=True, clients=3,
         happens=("storage in trouble",),
         incident="storage that was tested with one failure at a time, and no VM on it",
     ),
