@@ -26,10 +26,10 @@ pytestmark = pytest.mark.simulation
 
 COMPLAINTS = 18
 NAMED = ("SIM-30", "SIM-31", "SIM-33", "SIM-41", "SIM-43", "SIM-45", "SIM-46", "SIM-47", "SIM-52",
-         "SIM-56", "SIM-57")  # fmt: skip
+         "SIM-53", "SIM-54", "SIM-55", "SIM-56", "SIM-57")  # fmt: skip
 # Of the named simulations these need parts of the product that are not there: live migration
-# (SIM-24, SIM-29, SIM-34, SIM-39, SIM-44), Ceph (SIM-26, SIM-36, SIM-38's placement rules, SIM-42)
-# and functions (SIM-53, SIM-54, SIM-55); SIM-31 runs without its migration and its Ceph.
+# (SIM-24, SIM-29, SIM-34, SIM-39, SIM-44) and Ceph (SIM-26, SIM-36, SIM-38's placement rules,
+# SIM-42); SIM-31 runs without its migration and its Ceph.
 
 
 def test_every_complaint_has_a_scenario():
