@@ -170,7 +170,7 @@ def _idle(node: Node, path: str) -> bool:
     from blixard.api.client import ApiClient
 
     with contextlib.closing(ApiClient(str(node.socket))) as client:
-        return int(client.get(path)["status"]["idle"]) == 1
+        return int(client.get(path)["status"]["idle"]) > 0
 
 
 if __name__ == "__main__":

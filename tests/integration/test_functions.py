@@ -1,4 +1,4 @@
-"""Functions in a real guest: the agent of this tree, under QEMU, called through the adapter."""
+"""Functions in real guests: through the adapter alone, and all the way from the command line."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from typing import Any, TypeVar
 
 import guest_lab as lab
 import pytest
+from control_plane import NodeUnderTest, Ran, control_plane, until
 
 from blixard.base.errors import BlixardError
 from blixard.hypervisors import channel as c
 from blixard.hypervisors.qemu.hypervisor import QemuHypervisor
+from blixard.ports.guests import GuestRecipe
 from blixard.ports.hypervisor import Invocation, InvocationResult
 
 pytestmark = [
@@ -29,6 +31,8 @@ pytestmark = [
 ]
 
 GUEST_S = 120.0
+CALL_S = 200.0  # three boots on a busy machine
+ROOT = pathlib.Path(__file__).parents[2]
 SOURCE = b"""
 import os, signal, subprocess, time
 calls = 0
@@ -194,3 +198,80 @@ def test_guest_that_ends_amid_a_call_is_unreachable(guest: Guest) -> None:
 
     with pytest.raises(BlixardError, match="GUEST_UNREACHABLE"):
         guest.run(scenario())
+
+
+# -- the whole way: command line, three nodes, a microVM --
+
+BROKEN = "def handler(event, context):\n    return event['missing'\n"
+FAILING = "def handler(event, context):\n    print('to be seen')\n    return 1 / event['by']\n"
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NodeUnderTest]]:
+    with control_plane(tmp_path_factory.mktemp("functions"), 3) as plane:
+        plane.build(GuestRecipe())
+        (plane.root / "examples").symlink_to(ROOT / "examples")
+        for node in plane.nodes:
+            until(lambda n=node: votes(n), 60, lambda: "three voters")
+        yield plane.nodes
+
+
+def votes(node: NodeUnderTest) -> bool:
+    return len(node.json("cluster", "status")["voters"]) == 3
+
+
+def invoked(node: NodeUnderTest, name: str, *words: str) -> Ran:
+    return node.cli("function", "invoke", name, *words, timeout_s=CALL_S)
+
+
+def deployed(node: NodeUnderTest, name: str, source: pathlib.Path | str, *flags: str) -> None:
+    ran = node.cli("function", "deploy", name, str(source), *flags, timeout_s=120)
+    assert ran.code == 0, ran.err
+
+
+@pytest.mark.netns
+def test_first_call_boots_and_the_next_ones_are_warm_from_any_node(
+    nodes: list[NodeUnderTest],
+) -> None:
+    deployed(nodes[0], "hello", "examples/hello.py", "--idle-timeout", "10m")
+    first = invoked(nodes[0], "hello", "--data", '{"name": "Ada"}', "--logs")
+    assert first.code == 0, first.err
+    assert first.err.splitlines()[0].startswith("greeting Ada, ")
+    assert "cold start on node" in first.err
+    answers = [json.loads(first.out)]
+    until(lambda: all(idle(node) for node in nodes), 30, lambda: "every node knows the instance")
+    for node in nodes:
+        ran = invoked(node, "hello", "--data", '{"name": "Ada"}')
+        assert (ran.code, ran.err.startswith("warm on node")) == (0, True), ran.err
+        answers.append(json.loads(ran.out))
+    # On a busy machine the first call may have had several instances started for it.
+    for name in {answer["instance"] for answer in answers}:
+        counts = [answer["calls"] for answer in answers if answer["instance"] == name]
+        assert counts == list(range(1, len(counts) + 1))
+    assert answers[-1]["calls"] > 1
+    assert nodes[1].json("function", "list")["items"][0]["status"]["calls"] >= 4
+
+
+def idle(node: NodeUnderTest) -> bool:
+    return bool(node.json("function", "status", "hello")["status"]["idle"])
+
+
+@pytest.mark.netns
+def test_errors_of_code_are_told_and_new_code_replaces_it(nodes: list[NodeUnderTest]) -> None:
+    source = nodes[0].plane.root / "sums.py"
+    source.write_text(FAILING)
+    deployed(nodes[0], "sums", source)
+    good = invoked(nodes[1], "sums", "--data", '{"by": 2}')
+    assert (good.code, good.out) == (0, "0.5\n"), good.err
+    ran = invoked(nodes[2], "sums", "--data", '{"by": 0}', "--logs")
+    assert (ran.code, ran.out) == (1, "")
+    assert "error[FUNCTION_FAILED]: ZeroDivisionError: division by zero" in ran.err
+    assert ran.err.startswith("to be seen\n")
+    source.write_text(BROKEN)
+    deployed(nodes[0], "sums", source)
+    ran = invoked(nodes[0], "sums", "--data", '{"by": 1}')
+    assert "error[FUNCTION_LOAD_FAILED]" in ran.err
+    assert "sums.py, line 2" in ran.err
+    gone = nodes[0].cli("function", "delete", "sums", "hello", "--yes")
+    assert gone.code == 0, gone.err
+    assert invoked(nodes[0], "hello").code == 3

@@ -91,7 +91,8 @@ class FunctionNode:
         self.pool = NodePool(env.new_id)
         self._tickets: dict[int, asyncio.Future[Instance]] = {}
         self._last_ticket = 0
-        self._starts_ms: dict[str, dict[str, float]] = {}  # of instances not called yet
+        # Of instances not called yet: when they were ready, and how long their start took.
+        self._starts: dict[str, tuple[float, dict[str, float]]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._news = asyncio.Event()
         self.records: deque[CallRecord] = deque(maxlen=CALLS_KEPT)
@@ -168,7 +169,9 @@ class FunctionNode:
         await self._newer(request, min(until_s, arrived_s + NEWER_S))
         instance = await self._instance_for(request, until_s)
         given_s = _now()
-        started_ms = self._starts_ms.pop(instance.uid, None)
+        ready_s, started_ms = self._starts.pop(instance.uid, (0.0, None))
+        if ready_s < arrived_s:
+            started_ms = None  # it waited for a call, so this one did not wait for its start
         queue_ms = (given_s - arrived_s) * _MS
         answer = await self._run(request, instance, end_s)
         phases_ms = {**_start_phases(queue_ms, started_ms), **answer.phases_ms}
@@ -314,7 +317,7 @@ class FunctionNode:
                 order = StartOrder(act.instance, prepared, self._authority.epoch)
                 self._env.spawn(self._start(order), name="function start")
             case End():
-                self._starts_ms.pop(act.instance_uid, None)
+                self._starts.pop(act.instance_uid, None)
                 self._env.spawn(self._end(act.instance_uid), name="function end")
 
     async def _start(self, order: StartOrder) -> None:
@@ -328,7 +331,7 @@ class FunctionNode:
             self.pool.start_failed(instance.uid, code, said, _now())
         else:
             if instance.state == "starting":
-                self._starts_ms[instance.uid] = phases_ms
+                self._starts[instance.uid] = _now(), phases_ms
             self.pool.started(instance.uid, _now())
         self._act()
 

@@ -150,7 +150,9 @@ class FunctionGateway:
             try:
                 return await self._run_at(choice.node, sent)
             except BlixardError as error:
-                if choice.patient or not error.details.get("refused"):
+                # Code that cannot be loaded here cannot be loaded elsewhere either.
+                again = error.details.get("refused") and error.code != "FUNCTION_LOAD_FAILED"
+                if choice.patient or not again:
                     raise
                 asked = (*asked, choice.node)
 
