@@ -62,6 +62,8 @@ class Qemu:
         self.done: list[str] = []
         self.taken = b""
         self.fails = ""
+        self.may_end = asyncio.Event()
+        self.may_end.set()
         self._given: dict[str, socket.socket] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -99,6 +101,7 @@ class Qemu:
         own = self._given[migration.OUTGOING]
         own.setblocking(False)
         await asyncio.get_running_loop().sock_sendall(own, MEMORY)
+        await self.may_end.wait()
         self.says("pre-switchover")
 
     async def _rest(self) -> None:
@@ -132,6 +135,8 @@ class World:
         def saying(word: str) -> Callable[[], Awaitable[None]]:
             async def say() -> None:
                 self.said.append(f"{'source' if qemu is self.source else 'target'} {word}")
+                if word == "stops":
+                    qemu.may_end.set()
 
             return say
 
@@ -184,9 +189,22 @@ def test_all_arrives_and_nothing_runs_on(live: bool, first: str) -> None:
     run(scenario)
 
 
+def test_guest_that_never_rests_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migration, "LIVE_S", 0.05)
+
+    async def scenario() -> None:
+        world = World()
+        world.source.may_end.clear()
+        await world.move(live=True)
+        assert world.said == ["source stops", "source stands still", "switch"]
+        assert world.target.taken == MEMORY + REST
+
+    run(scenario)
+
+
 def test_damaged_memory_is_no_arrival() -> None:
     async def scenario() -> None:
-        world = World(lambda f: f[:1] + b"\x00" + f[2:] if f[0] == migration.DATA else f)
+        world = World(lambda f: b"\x00" + f[1:] if len(f) > 10_000 else f)
         failed, refused = await world.move()
         assert "is not what was sent" in str(refused)
         assert "is not what was sent" in str(failed)
@@ -201,7 +219,7 @@ def test_early_end_lets_the_guest_go_on() -> None:
 
         def cut(frame: bytes) -> bytes | None:
             seen.append(frame)
-            return None if len(seen) == 3 else frame
+            return None if len(seen) == 4 else frame
 
         world = World(cut)
         failed, ended = await world.move()

@@ -1,16 +1,18 @@
 """Memory and state of a guest from one QEMU to another, over a stream between two daemons.
 
 Each QEMU has one end of a pair of sockets, its daemon the other: the process is sandboxed and opens
-nothing itself. Frames on the stream begin with their kind:
+nothing itself. Frames on the stream begin with their kind, but those of the memory are nothing but
+memory, for each copy of it takes time while the guest stands still: from the source, an empty frame
+says that the next one is no memory.
 
     source                          target
     HELLO likeness        ->
                           <-        READY, or REFUSED with the reason (also at any time later)
-    DATA ...              ->        into QEMU
+    memory ...            ->        into QEMU
     MARK                  ->        (the CPUs have stopped; what was sent is in the target's QEMU)
                           <-        MARKED
     (the owner is switched)
-    DATA ..., END length, checksum  ->
+    memory ..., END length, checksum  ->
                           <-        DONE, once QEMU says that it has a whole state
 
 A stream that ends early never looks whole: QEMU's own format has an end, and END tells the length.
@@ -42,7 +44,8 @@ from blixard.hypervisors.qemu.qmp import QmpClient
 from blixard.ports.hypervisor import MigrationFigures
 from blixard.ports.transport import Stream
 
-HELLO, READY, REFUSED, DATA, MARK, MARKED, END, DONE = range(1, 9)
+HELLO, READY, REFUSED, MARK, MARKED, END, DONE = range(1, 8)
+MEMORY = 0  # what Arrival calls a frame without a kind
 PIECE_BYTES = 512 * 1024
 BUFFER_BYTES = 4 << 20
 HELLO_S = 60.0  # both ends may have to read a root file system for its digest
@@ -230,7 +233,7 @@ class Departure:
         await settle(self._qmp)
         async with asyncio.timeout(HELLO_S):
             hello = msgspec.msgpack.encode(self._process.likeness)
-            await self._stream.send(bytes((HELLO,)) + hello)
+            await self._say(HELLO, hello)
             self._ear = self._loop.create_task(self._listen(), name="migration ear")
             await self._hear(READY)
 
@@ -273,7 +276,7 @@ class Departure:
 
     async def _mark(self) -> None:
         """Make sure that the target has everything but the rest before the owner is switched."""
-        await self._send(bytes((MARK,)))
+        await self._say(MARK)
         async with asyncio.timeout(STALL_S):
             await self._hear(MARKED)
 
@@ -290,7 +293,7 @@ class Departure:
                 await self._process.kill()  # it may have let its CPUs run again
             raise
         end = msgspec.msgpack.encode([self._sent_bytes, self._checksum])
-        await self._send(bytes((END,)) + end)
+        await self._say(END, end)
         async with asyncio.timeout(STALL_S):
             await self._hear(DONE)
 
@@ -317,10 +320,15 @@ class Departure:
         with self._telling():
             while data := await self._loop.sock_recv(self._own, PIECE_BYTES):
                 self._sending = True
-                await self._send(bytes((DATA,)) + data)
+                await self._send(data)
                 self._sent_bytes += len(data)
                 self._checksum = zlib.crc32(data, self._checksum)
                 self._sending = False
+
+    async def _say(self, kind: int, payload: bytes = b"") -> None:
+        """Say something that is no memory; the pump has nothing to send just now."""
+        await self._send(b"")
+        await self._send(bytes((kind,)) + payload)
 
     async def _send(self, frame: bytes) -> None:
         async with asyncio.timeout(STALL_S):
@@ -416,7 +424,7 @@ class Arrival:
         wait_s = STALL_S
         while True:
             kind, payload = await self._next(wait_s)
-            if kind == DATA:
+            if kind == MEMORY:
                 self._got_bytes += len(payload)
                 self._checksum = zlib.crc32(payload, self._checksum)
                 await self._write(payload)
@@ -448,9 +456,11 @@ class Arrival:
     async def _next(self, wait_s: float) -> tuple[int, bytes]:
         async with asyncio.timeout(wait_s):
             frame = await self._stream.receive()
-        if not frame:
-            raise failure("the source closed the stream before the end")
-        return frame[0], frame[1:]
+            if frame:
+                return MEMORY, frame
+            if frame is not None and (frame := await self._stream.receive()):
+                return frame[0], frame[1:]
+        raise failure("the source closed the stream before the end")
 
     async def _end(self, error: BaseException) -> None:
         """Tell the source why, if it still listens; half a guest is of no use."""
