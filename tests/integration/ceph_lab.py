@@ -20,8 +20,8 @@ import time
 import uuid
 from collections.abc import Iterator
 
-from blixard.storage.ceph.backend import CephConfig
 from blixard.storage.ceph.caps import OWN_CAPS
+from blixard.storage.ceph.link import CephConfig
 
 PROGRAMS = ("ceph", "rbd", "rados", "ceph-mon", "ceph-mgr", "ceph-osd", "ceph-authtool")
 UP_S = 60.0

@@ -6,7 +6,7 @@ import asyncio
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import guest_lab as lab
 import msgspec
@@ -48,6 +48,18 @@ def pools(ceph: CephLab, tmp_path: pathlib.Path) -> CephVolumes:
     return CephVolumes(ceph.config, str(tmp_path / "ceph"), pg_num=8)
 
 
+def with_end(pools: CephVolumes, scenario: Callable[[], Awaitable[None]]) -> None:
+    """Run a scenario, and end the connection to Ceph."""
+
+    async def main() -> None:
+        try:
+            await scenario()
+        finally:
+            await pools.close()
+
+    asyncio.run(main())
+
+
 async def settled(pools: CephVolumes, wanted: str) -> PoolHealth:
     """Wait until the pool is in a state."""
     while (health := await pools.pool_health(POOL)).state != wanted:
@@ -75,14 +87,18 @@ def test_pool_is_made_once_and_kept_as_wanted(ceph: CephLab, pools: CephVolumes)
         with pytest.raises(BlixardError, match="POOL_NOT_FOUND"):
             await pools.pool_health("small")
 
-    asyncio.run(scenario())
+    with_end(pools, scenario)
 
 
 def test_pool_of_others_is_left_alone(ceph: CephLab, pools: CephVolumes) -> None:
     ceph.do("ceph", "osd", "pool", "create", "theirs", "1", "1")
     ceph.do("ceph", "osd", "pool", "application", "enable", "theirs", "rgw")
-    with pytest.raises(BlixardError, match="ALREADY_EXISTS"):
-        asyncio.run(pools.ensure_pool(PoolPlan(name="theirs", backend="ceph")))
+
+    async def scenario() -> None:
+        with pytest.raises(BlixardError, match="ALREADY_EXISTS"):
+            await pools.ensure_pool(PoolPlan(name="theirs", backend="ceph"))
+
+    with_end(pools, scenario)
 
 
 def test_volumes_are_made_listed_enlarged_and_removed(pools: CephVolumes) -> None:
@@ -101,7 +117,7 @@ def test_volumes_are_made_listed_enlarged_and_removed(pools: CephVolumes) -> Non
         with pytest.raises(BlixardError, match="VOLUME_NOT_FOUND"):
             await pools.attach(POOL, "v1", name="data", node_uid=NODE, epoch=1)
 
-    asyncio.run(scenario())
+    with_end(pools, scenario)
 
 
 def test_two_nodes_never_have_one_volume(pools: CephVolumes) -> None:
@@ -124,7 +140,7 @@ def test_two_nodes_never_have_one_volume(pools: CephVolumes) -> None:
         await pools.detach(POOL, "shared", node_uid=OTHER, epoch=1)
         await pools.delete_volume(POOL, "shared")
 
-    asyncio.run(scenario())
+    with_end(pools, scenario)
 
 
 def test_fenced_guest_writes_nothing_more(
@@ -138,6 +154,12 @@ def test_fenced_guest_writes_nothing_more(
     runner = lab.make_plain_runner(base, tmp_path, WRITER)
 
     async def scenario(made: QemuHypervisor) -> None:
+        try:
+            await fenced(made)
+        finally:
+            await pools.close()
+
+    async def fenced(made: QemuHypervisor) -> None:
         await make_pool(pools)
         await pools.ensure_volume(POOL, "data", SIZE)
         disk = await pools.attach(POOL, "data", name="data", node_uid=NODE, epoch=3)
@@ -193,7 +215,7 @@ def test_health_follows_an_osd_that_dies_and_returns(ceph: CephLab, pools: CephV
         assert (healed.osds, healed.degraded_objects) == ((3, 3, 3), 0)
         await pools.delete_volume(POOL, "kept")
 
-    asyncio.run(scenario())
+    with_end(pools, scenario)
 
 
 def test_without_a_monitor_every_call_ends(ceph: CephLab, tmp_path: pathlib.Path) -> None:
@@ -217,4 +239,4 @@ def test_without_a_monitor_every_call_ends(ceph: CephLab, tmp_path: pathlib.Path
         ceph.go_on("mon")
         await settled(pools, "healthy")
 
-    asyncio.run(scenario())
+    with_end(pools, scenario)
