@@ -13,7 +13,6 @@ import msgspec
 import pytest
 from ceph_lab import PROGRAMS, CephLab, ceph_lab
 from disk_guest import WRITER, seen, start
-from test_qemu import accelerator, base, run, state  # noqa: F401 - fixtures
 
 from blixard.base.errors import BlixardError
 from blixard.hypervisors.qemu.hypervisor import QemuHypervisor
@@ -146,8 +145,8 @@ def test_two_nodes_never_have_one_volume(pools: CephVolumes) -> None:
 def test_fenced_guest_writes_nothing_more(
     ceph: CephLab,
     pools: CephVolumes,
-    state: pathlib.Path,  # noqa: F811
-    base: pathlib.Path,  # noqa: F811
+    state: pathlib.Path,
+    base: pathlib.Path,
     tmp_path: pathlib.Path,
 ) -> None:
     """The old guest runs on, as on a node that nobody reaches; the next one reads its data."""
@@ -193,7 +192,7 @@ def test_fenced_guest_writes_nothing_more(
         await pools.detach(POOL, "data", node_uid=NODE, epoch=4)
         await pools.delete_volume(POOL, "data")
 
-    run(state, scenario)
+    lab.run(state, scenario)
 
 
 def contents(ceph: CephLab) -> str:

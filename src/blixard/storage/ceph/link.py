@@ -67,12 +67,16 @@ class CephLink:
             BlixardError: STORAGE_UNAVAILABLE: no answer before the deadline, or no connection.
         """
         check_files(self._config)
+        process = None
         try:
             async with asyncio.timeout(self._config.call_s):
-                answer = await self._answered(target, {"prefix": prefix, **arguments})
+                process = await self._started()
+                command = {"prefix": prefix, **arguments}
+                answer = await self._answered(process, target, command)
         except TimeoutError as error:
-            # It may hang for ever, with all that came after it.
-            await self.close()
+            # It may hang for ever, with all that came after it. Another may have ended it before.
+            if process is self._process:
+                await self.close()
             raise BlixardError(
                 "STORAGE_UNAVAILABLE", f"{prefix}: no answer within {self._config.call_s:g} s"
             ) from error
@@ -83,20 +87,22 @@ class CephLink:
             raise CephFailed(int(answer["code"]), f"{prefix}: {words}")
         return str(answer["out"]).encode()
 
-    async def _answered(self, target: str, command: dict[str, Any]) -> dict[str, Any]:
-        stdin = await self._started()
+    async def _answered(
+        self, process: asyncio.subprocess.Process, target: str, command: dict[str, Any]
+    ) -> dict[str, Any]:
+        assert process.stdin is not None
         self._next += 1
         number = self._next
         self._answers[number] = asyncio.get_running_loop().create_future()
         try:
             request = {"id": number, "target": target, "command": command}
-            stdin.write(json.dumps(request).encode() + b"\n")
-            await stdin.drain()
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            await process.stdin.drain()
             return await self._answers[number]
         finally:
             self._answers.pop(number, None)
 
-    async def _started(self) -> asyncio.StreamWriter:
+    async def _started(self) -> asyncio.subprocess.Process:
         async with self._starting:
             if self._process is None or self._process.returncode is not None:
                 await self.close()
@@ -110,9 +116,7 @@ class CephLink:
                 )
                 loop = asyncio.get_running_loop()
                 self._reading = loop.create_task(self._read(self._process), name="ceph")
-            stdin = self._process.stdin
-            assert stdin is not None
-            return stdin
+            return self._process
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
