@@ -26,7 +26,7 @@ class CephConfig(msgspec.Struct, frozen=True, kw_only=True):
     conf: str
     user: str
     keyring: str
-    call_s: float = 15.0
+    call_s: float = 10.0
 
 
 class CephFailed(Exception):
@@ -56,7 +56,7 @@ class CephLink:
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self._starting = asyncio.Lock()
+        self._changing = asyncio.Lock()
         self._next = 0
 
     async def ask(self, target: str, prefix: str, **arguments: Any) -> bytes:
@@ -75,11 +75,11 @@ class CephLink:
                 answer = await self._answered(process, target, command)
         except TimeoutError as error:
             # It may hang for ever, with all that came after it. Another may have ended it before.
-            if process is self._process:
-                await self.close()
-            raise BlixardError(
-                "STORAGE_UNAVAILABLE", f"{prefix}: no answer within {self._config.call_s:g} s"
-            ) from error
+            why = f"no answer within {self._config.call_s:g} s"
+            async with self._changing:
+                if process is self._process:
+                    await self._end(why)
+            raise BlixardError("STORAGE_UNAVAILABLE", f"{prefix}: {why}") from error
         except OSError as error:
             raise BlixardError("STORAGE_UNAVAILABLE", f"{prefix}: {error}") from error
         if answer["code"]:
@@ -103,9 +103,9 @@ class CephLink:
             self._answers.pop(number, None)
 
     async def _started(self) -> asyncio.subprocess.Process:
-        async with self._starting:
+        async with self._changing:
             if self._process is None or self._process.returncode is not None:
-                await self.close()
+                await self._end("the connection to Ceph ended")
                 config = self._config
                 self._process = await asyncio.create_subprocess_exec(
                     *(*TALKER, config.conf, config.user, config.keyring),
@@ -139,6 +139,11 @@ class CephLink:
 
     async def close(self) -> None:
         """End the talker, and whatever waits for it."""
+        async with self._changing:
+            await self._end("the connection to Ceph is closed")
+
+    async def _end(self, why: str) -> None:
+        self._fail(why)
         process, self._process = self._process, None
         reading, self._reading = self._reading, None
         if process is not None:
