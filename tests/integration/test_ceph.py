@@ -16,6 +16,7 @@ from disk_guest import WRITER, seen, start
 
 from blixard.base.errors import BlixardError
 from blixard.hypervisors.qemu.hypervisor import QemuHypervisor
+from blixard.ports.hypervisor import HypervisorInstance
 from blixard.ports.volumes import PoolHealth, PoolPlan
 from blixard.storage.ceph.backend import CephVolumes
 
@@ -165,6 +166,7 @@ def test_fenced_guest_writes_nothing_more(
         assert pathlib.Path(disk.key_file).stat().st_mode & 0o777 == 0o600
         await start(made, "guest1", runner, disk)
         await seen(made, "guest1", "wrote guest1")
+        check_secret(pathlib.Path(disk.key_file).read_bytes(), state, await made.instances())
         with pytest.raises(BlixardError, match=f"VOLUME_IN_USE.*{NODE}"):
             await pools.attach(POOL, "data", name="data", node_uid=OTHER, epoch=1)
 
@@ -188,11 +190,21 @@ def test_fenced_guest_writes_nothing_more(
         await made.kill("guest2")
         await pools.detach(POOL, "data", node_uid=OTHER, epoch=1)
         back = await pools.attach(POOL, "data", name="data", node_uid=NODE, epoch=4)
-        assert back.user.endswith(".4")
+        keys = sorted(path.name for path in pathlib.Path(back.key_file).parent.glob("*.key"))
+        assert keys == [f"blixard.{NODE}.4.key", f"blixard.{OTHER}.1.key"]
         await pools.detach(POOL, "data", node_uid=NODE, epoch=4)
         await pools.delete_volume(POOL, "data")
 
     lab.run(state, scenario)
+
+
+def check_secret(key: bytes, state: pathlib.Path, instances: list[HypervisorInstance]) -> None:
+    """The key is in no argument, no environment, no log and no other file of the hypervisor."""
+    assert len(key) == 40
+    (instance,) = instances
+    process = pathlib.Path(f"/proc/{instance.pid}")
+    told = [process / "cmdline", process / "environ", *state.rglob("*.log"), *state.rglob("*.json")]
+    assert [path for path in told if key in path.read_bytes()] == []
 
 
 def contents(ceph: CephLab) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from blixard.base.errors import BlixardError
 from blixard.ports.volumes import PoolPlan
-from blixard.storage.ceph.backend import CephVolumes, write
+from blixard.storage.ceph.backend import CephVolumes
 from blixard.storage.ceph.commands import CephCommands
 from blixard.storage.ceph.link import CephConfig, CephFailed, CephLink
 
@@ -154,10 +154,3 @@ def test_unknown_health_is_no_error(
     pools = CephVolumes(config, str(tmp_path))
     health = asyncio.run(closed(pools, pools.pool_health("ssd")))
     assert (health.state, "no answer" in health.reason) == ("unknown", True)
-
-
-def test_key_is_readable_by_its_owner_alone(tmp_path: pathlib.Path) -> None:
-    path = tmp_path / "key"
-    path.touch(mode=0o644)
-    write(str(path), b"secret", 0o600)
-    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"secret", 0o600)

@@ -18,7 +18,15 @@ import msgspec
 from blixard.base.errors import BlixardError
 from blixard.ports.volumes import DiskAttachment, PoolHealth, PoolPlan, StoredVolume
 from blixard.storage.ceph import codecs
-from blixard.storage.ceph.caps import APPLICATION, NODE_CAPS, TAG, TAG_VALUE, node_user
+from blixard.storage.ceph.caps import (
+    APPLICATION,
+    NODE_CAPS,
+    TAG,
+    TAG_VALUE,
+    node_epoch,
+    node_user,
+    older,
+)
 from blixard.storage.ceph.commands import (
     EBUSY,
     EDQUOT,
@@ -268,7 +276,15 @@ class CephVolumes:
         os.makedirs(self._place, mode=0o711, exist_ok=True)
         write(key_file, codecs.key(answer).encode(), 0o600)
         write(conf, minimal + GUEST_CONF.encode(), 0o644)
+        self._forget_older(user)
         return key_file, conf
+
+    def _forget_older(self, user: str) -> None:
+        """Remove the keys of the node's earlier epochs: nothing is started under them any more."""
+        mine = node_epoch(f"client.{user}")
+        for name in os.listdir(self._place):
+            if mine is not None and older(f"client.{name.removesuffix('.key')}", *mine):
+                os.unlink(os.path.join(self._place, name))
 
     async def detach(self, pool: str, volume_uid: str, *, node_uid: str, epoch: int) -> None:
         """Give it back; what a process that was killed left behind is shut out."""
