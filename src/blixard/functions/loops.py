@@ -40,6 +40,7 @@ from blixard.ports.hypervisor import Hypervisor, HypervisorInstance
 
 CALLS_KEPT = 1_000
 STOP_S = 3.0
+LEAST_S = 0.05  # of a call's time must be left when it gets its instance
 NEWER_S = 2.0  # how long a call waits for code that is newer than what can be started here
 PREPARE_FIRST_S, PREPARE_MAX_S = 1.0, 120.0
 _MS = 1000.0
@@ -180,7 +181,9 @@ class FunctionNode:
         """
         arrived_s = _now()
         end_s = arrived_s + request.left_s
-        until_s = min(end_s, arrived_s + WAIT_MAX_S)
+        # A call that got its instance in the last moment would be begun and not answered.
+        least_s = min(LEAST_S, request.left_s / 2)
+        until_s = min(end_s - least_s, arrived_s + WAIT_MAX_S)
         if not self._authority.granted():
             raise BlixardError("FUNCTION_NOT_READY", "this node has no lease: it serves no calls")
         await self._newer(request, min(until_s, arrived_s + NEWER_S))
