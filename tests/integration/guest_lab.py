@@ -132,7 +132,7 @@ async def hypervisor(
     state_dir: pathlib.Path, probe_dir: pathlib.Path | str = ""
 ) -> AsyncIterator[QemuHypervisor]:
     """Give a hypervisor whose guests and guard are gone afterwards."""
-    guard = GuardClient(str(state_dir), f"test{os.getpid()}")
+    guard = GuardClient(str(state_dir), f"test-{state_dir.name}")
     made = QemuHypervisor(str(state_dir), guard, probe_dir=str(probe_dir))
     try:
         yield made

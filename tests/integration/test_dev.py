@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -123,26 +124,71 @@ def test_interrupted_demo_leaves_nothing(cluster):
     assert leftovers(cluster.directory, guards) == []
 
 
+# Counts in the guest's memory, and tells it on every connection as often as it is asked.
+COUNTER = """
+import os, socket, threading, time
+door = socket.create_server(("0.0.0.0", 7000))
+if os.fork():
+    os._exit(0)
+os.setsid()
+null = os.open("/dev/null", os.O_RDWR)
+for number in range(3):
+    os.dup2(null, number)
+count = 0
+def serve():
+    client = door.accept()[0]
+    while client.recv(1):
+        client.sendall(b"%d\\n" % count)
+threading.Thread(target=serve, daemon=True).start()
+while True:
+    count += 1
+    time.sleep(0.01)
+"""
+
+
+def instance(cluster):
+    return json.loads(blixard(cluster, "get", "instances", "-o", "json"))["items"][0]
+
+
 @pytest.mark.guest
-def test_guest_of_a_dead_node_runs_elsewhere(cluster, tmp_path):
+def test_guest_moves_with_its_memory_and_starts_anew_after_a_death(cluster, tmp_path):
     cluster.up(3)
     manifest = tmp_path / "vm.yaml"
     manifest.write_text(VM)
     blixard(cluster, "apply", "-f", str(manifest))
     blixard(cluster, "wait", "vm/small", "--timeout", "200s", timeout=210)
-    node = blixard(cluster, "get", "instances", "-o", "path=spec.nodeName").strip()
-    assert processes.guests(cluster.place(node).namespace) == 1
+    first = instance(cluster)
+    source, address = first["spec"]["nodeName"], first["spec"]["ip"]
+    assert processes.guests(cluster.place(source).namespace) == 1
+    blixard(cluster, "vm", "exec", "small-1", "--", "python3", "-c", COUNTER)
+    with socket.create_connection((address, 7000), timeout=30) as connection:
+        counts = asked(connection), moved(cluster, source), asked(connection)
+    before, node, after = counts
+    assert 0 < before < after
+    wait(lambda: processes.guests(cluster.place(source).namespace) == 0, 30)
     cluster.kill(node)
 
     def elsewhere():
-        found = blixard(cluster, "get", "instances", "-o", "json")
-        return any(
-            i["status"].get("ready") and i["spec"]["nodeName"] != node
-            for i in json.loads(found)["items"]
-        )
+        found = instance(cluster)
+        return found["status"].get("ready") and found["spec"]["nodeName"] != node
 
     wait(elsewhere, 120)
     pids, guards = members(cluster), dev_state.guard_names(cluster.directory)
     cluster.down()
     assert leftovers(cluster.directory, guards) == []
     assert [pid for pid in pids if processes.start_time(pid)] == []
+
+
+def asked(connection):
+    connection.sendall(b"?")
+    return int(connection.recv(100))
+
+
+def moved(cluster, source):
+    """Move the guest to where the placement wants it, and return where that is."""
+    blixard(cluster, "vm", "migrate", "small-1", "--timeout", "60s", timeout=70)
+    now = instance(cluster)
+    assert now["spec"]["nodeName"] != source
+    assert now["status"]["restarts"] == 0
+    assert "Succeeded" in blixard(cluster, "get", "migrations")
+    return now["spec"]["nodeName"]

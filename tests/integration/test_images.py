@@ -13,7 +13,8 @@ import pytest
 from guest_lab import MemoryStream
 
 from blixard.hypervisors import channel as c
-from blixard.images.debian.builder import DebianGuestBuilder
+from blixard.images.debian.builder import DebianGuestBuilder, pack_root
+from blixard.images.debian.kernel import pack_initrd
 from blixard.ports.guests import GuestFile, GuestRecipe, GuestService
 
 pytestmark = [
@@ -85,3 +86,19 @@ async def boots(place: pathlib.Path, runner: str) -> None:
         assert (await made.guest_status("guest1")).services == {"idle": "running"}
         await made.shutdown("guest1", grace_s=30)
         assert (await made.instances())[0].exit_code == 0
+
+
+def test_like_trees_give_the_same_bytes(tmp_path: pathlib.Path) -> None:
+    packed = []
+    for age_s in (0, 50):
+        place = tmp_path / str(age_s)
+        tree = place / "tree"
+        (tree / "bin").mkdir(parents=True)
+        (tree / "bin/one").write_text("one" * 5000)
+        (tree / "two").symlink_to("bin/one")
+        for path in (tree, *tree.rglob("*")):
+            os.utime(path, (2e9 + age_s, 2e9 + age_s), follow_symlinks=False)
+        asyncio.run(pack_root(tree, place / "root"))
+        asyncio.run(pack_initrd(str(tree), str(place / "initrd")))
+        packed.append([(place / name).read_bytes() for name in ("root", "initrd")])
+    assert packed[0] == packed[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import sys
 import time
@@ -13,7 +14,7 @@ from blixard.app.dev_cluster import DevCluster
 from blixard.app.dev_functions import show_functions
 from blixard.app.dev_progress import Progress, times_table
 from blixard.app.dev_root import Interrupted, ignore_signals
-from blixard.app.dev_shell import Shell, fetch
+from blixard.app.dev_shell import Shell, Visit, fetch
 from blixard.base.errors import BlixardError
 from blixard.cli import tables
 
@@ -121,6 +122,7 @@ class Demo:
         self._start()
         self._apply()
         self._look()
+        self._move()
         self._lose_a_node()
         self._lose_the_leader()
         self._scale()
@@ -161,6 +163,25 @@ class Demo:
         self._shell.type("vm", "status", "web")
         self._shell.glance("vm", "logs", "web-1", "--follow", "--tail", "5", seconds=GLANCE_S)
         self._shell.type("vm", "exec", "web-1", "--", "cat", "/etc/hostname", "/proc/uptime")
+
+    def _move(self) -> None:
+        target = self._leader()
+        instance = next(i for i in self._instances() if i["spec"]["nodeName"] != target)
+        name, address = instance["metadata"]["name"], instance["spec"]["ip"]
+        self._begin(f"moving {name} to {target} while it runs, with a connection open to it")
+        with contextlib.closing(Visit(address)) as visit:
+            before = visit.get()[0]
+            with self._progress.measured("instance moved with memory and connections"):
+                self._shell.type("vm", "migrate", name, "--target-node", target)
+            after, why = visit.get()
+        if (before, after) != (200, 200):
+            raise BlixardError("INTERNAL", f"{address} answers {after} after {before}: {why}")
+        self._shell.type("get", "migrations")
+        self._progress("the connection of before answers; the guest was up all the time:")
+        self._shell.type("vm", "exec", name, "--", "cat", "/etc/hostname", "/proc/uptime")
+        (migration,) = self._cluster.ask("GET", "/v1/namespaces/default/migrations")["items"]
+        stood_s = migration["status"]["downtimeMs"] / 1000
+        self._progress.keep("of that, the guest stood still", stood_s)
 
     def _lose_a_node(self) -> None:
         leader = self._leader()

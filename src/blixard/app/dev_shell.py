@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import subprocess
@@ -79,20 +80,34 @@ class Shell:
         }
 
 
-def fetch(host: str, path: str = "/") -> tuple[int, str]:
-    """Return status and body of a page; (0, why) if there is none.
+class Visit:
+    """One connection to a web server, made once and kept open.
 
     The machine itself asks, from outside of every node, and no proxy stands between.
     """
-    connection = http.client.HTTPConnection(host, 80, timeout=FETCH_S)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read(65_536).decode(errors="replace")
-    except (OSError, http.client.HTTPException) as error:
-        return 0, str(error)
-    finally:
-        connection.close()
+
+    def __init__(self, host: str) -> None:
+        self._connection = http.client.HTTPConnection(host, 80, timeout=FETCH_S)
+
+    def get(self, path: str = "/") -> tuple[int, str]:
+        """Return status and body of a page; (0, why) if there is none."""
+        try:
+            self._connection.request("GET", path)
+            self._connection.auto_open = 0  # a connection that was lost stays lost
+            answer = self._connection.getresponse()
+            return answer.status, answer.read(65_536).decode(errors="replace")
+        except (OSError, http.client.HTTPException) as error:
+            return 0, str(error) or type(error).__name__
+
+    def close(self) -> None:
+        """End the connection."""
+        self._connection.close()
+
+
+def fetch(host: str, path: str = "/") -> tuple[int, str]:
+    """Return status and body of a page; (0, why) if there is none."""
+    with contextlib.closing(Visit(host)) as visit:
+        return visit.get(path)
 
 
 def _indented(text: str) -> str:

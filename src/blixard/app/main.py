@@ -38,6 +38,7 @@ NOUN_ALIASES = {
     "ctx": "context",
     "show": "get",
     "key-value": "kv",
+    "volumes": "volume",
 }
 VERB_ALIASES: dict[str, dict[str, str]] = {
     "vm": {
@@ -63,6 +64,8 @@ VERB_ALIASES: dict[str, dict[str, str]] = {
     "auth": {"keys": "list-keys", "delete-key": "revoke-key"},
     "context": {"ls": "list"},
     "operation": {"ls": "list", "get": "show"},
+    "volume": {"ls": "list", "rm": "delete"},
+    "storage": {"pools": "pool", "volumes": "volume"},
 }
 
 _VM = _verbs(
@@ -80,6 +83,7 @@ _VM = _verbs(
     stop=(f"{_CLI}.vm_write:stop", "Stop VMs and keep them."),
     restart=(f"{_CLI}.vm_write:restart", "Restart the instances of VMs."),
     scale=(f"{_CLI}.vm_write:scale", "Change the number of replicas."),
+    migrate=(f"{_CLI}.vm_migrate:migrate", "Move a running instance to another node."),
     delete=(f"{_CLI}.vm_write:delete", "Delete VMs and their instances."),
     logs=(f"{_CLI}.vm_streams:logs", "Print or follow the logs of a VM's instances."),
     console=(f"{_CLI}.vm_streams:console", "Join the serial console of an instance."),
@@ -98,6 +102,41 @@ _CLUSTER = _verbs(
     force_remove_node=(f"{_CLI}.cluster:force_remove_node", "Remove a node that is lost for good."),
 )
 
+_VOLUME = _verbs(
+    "volume",
+    "Disks with a life of their own.",
+    ("blixard storage volume create app-data --pool ssd-pool --size 50GB",),
+    create=(f"{_CLI}.volume:create", "Make a volume in a pool."),
+    list=(f"{_CLI}.volume:list_volumes", "List volumes."),
+    delete=(f"{_CLI}.volume:delete", "Delete volumes with all that is on them."),
+)
+_POOL_CREATE = Row(f"{_CLI}.pool:create", "Make a pool in Ceph or on the nodes.")
+_STORAGE = LazyGroup(
+    "storage",
+    {
+        "status": Row(f"{_CLI}.storage:status", "Show the pools: how they are, what is used."),
+        "pool": LazyGroup(
+            "pool",
+            {
+                "create": _POOL_CREATE,
+                "list": Row(f"{_CLI}.pool:list_pools", "List pools."),
+                "delete": Row(f"{_CLI}.pool:delete", "Delete empty pools."),
+            },
+            text="Pools that volumes lie in.",
+            examples=("blixard storage pool create fast --backend local",),
+            aliases={"ls": "list", "rm": "delete"},
+        ),
+        "volume": _VOLUME,
+        "wait-for-rebalance": Row(
+            f"{_CLI}.storage:wait_for_rebalance", "Wait until all copies are where they belong."
+        ),
+        "create-pool": Row(_POOL_CREATE.target, _POOL_CREATE.text, hidden=True),
+    },
+    text="Pools and volumes.",
+    examples=("blixard storage status", "blixard storage pool create fast --backend local"),
+    aliases=VERB_ALIASES["storage"],
+)
+
 ROWS: dict[str, Row | LazyGroup] = {
     "vm": _VM,
     "image": _verbs(
@@ -107,6 +146,8 @@ ROWS: dict[str, Row | LazyGroup] = {
         build=(f"{_CLI}.image:build", "Declare an image; nodes build it once and keep it."),
         list=(f"{_CLI}.image:list_images", "List images."),
     ),
+    "storage": _STORAGE,
+    "volume": _VOLUME,
     "function": _verbs(
         "function",
         "Functions: code that runs in microVMs when it is called.",
@@ -210,7 +251,17 @@ SECTIONS = {
         "events",
         "wait",
     ),
-    "Cluster": ("cluster", "node", "init", "doctor", "kv", "auth", "operation"),
+    "Cluster": (
+        "cluster",
+        "node",
+        "storage",
+        "volume",
+        "init",
+        "doctor",
+        "kv",
+        "auth",
+        "operation",
+    ),
     "On this machine": ("dev", "sim", "context", "config", "explain", "version", "completion"),
 }
 

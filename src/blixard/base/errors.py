@@ -177,9 +177,40 @@ CODES: dict[str, CodeInfo] = {
     "HYPERVISOR_UNAVAILABLE": CodeInfo(
         503, 1, "the hypervisor cannot be used here", "blixard doctor"
     ),
+    "MIGRATION_FAILED": CodeInfo(
+        500,
+        1,
+        "the instance could not be moved while it runs",
+        "blixard get migrations; its status says what became of the guest",
+    ),
+    "MIGRATION_REFUSED": CodeInfo(
+        409, 5, "the instance cannot be moved while it runs", "see the message"
+    ),
     "NETWORK_FAILED": CodeInfo(500, 1, "the node's network could not be set", "see the message"),
     "ADDRESSES_EXHAUSTED": CodeInfo(
         409, 6, "the network has no free address", "use a larger network"
+    ),
+    # storage
+    "STORAGE_UNAVAILABLE": CodeInfo(
+        503,
+        1,
+        "the storage is absent or does not answer",
+        "blixard storage status; blixard doctor on the node",
+    ),
+    "POOL_NOT_FOUND": CodeInfo(
+        404, 3, "the storage has no such pool", "blixard storage pool list shows them"
+    ),
+    "POOL_FULL": CodeInfo(
+        507, 6, "the pool has no room left", "delete volumes, raise its quota or add disks"
+    ),
+    "POOL_IN_USE": CodeInfo(
+        409, 5, "volumes are left in the pool", "delete the volumes that the message names"
+    ),
+    "VOLUME_NOT_FOUND": CodeInfo(
+        404, 3, "the pool has no such volume", "blixard storage volume list shows them"
+    ),
+    "VOLUME_IN_USE": CodeInfo(
+        409, 5, "the volume is open elsewhere", "stop the VM that has it, then repeat"
     ),
     # functions
     "FUNCTION_LOAD_FAILED": CodeInfo(

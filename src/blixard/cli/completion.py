@@ -54,6 +54,8 @@ complete -c blixard -f -a '(__blixard_complete)'
 _KIND_OF = {
     "vm": "vm",
     "image": "image",
+    "pool": "storagepool",
+    "volume": "volume",
     "function": "function",
     "operation": "operation",
     "cluster": "node",
@@ -103,6 +105,8 @@ def candidates(session: Session, root: LazyGroup, words: tuple[str, ...]) -> lis
         found: Iterable[Candidate] = _flags(root, command_now)
     elif isinstance(command_now, LazyGroup):
         found = _verbs(command_now)
+    elif before and before[-1] == "--target-node":
+        found = [(name, "") for name in live_names(session, kind_named("node"))]
     else:
         found = _arguments(session, path, rest, last)
     return [c for c in found if c[0].startswith(last)][:MAX_NAMES]
@@ -159,8 +163,11 @@ def _arguments(
         return [(name, "") for name in sorted(read_contexts(session.flags.environ).entries)]
     if noun == "completion":
         return [(shell, "") for shell in sorted(_SCRIPTS)]
-    if noun not in _KIND_OF or verb in _NAMELESS:
+    noun = next((word for word in reversed(path[:-1]) if word in _KIND_OF), "")
+    if not noun or verb in _NAMELESS:
         return []
+    if (noun, verb) == ("vm", "migrate"):
+        return [(name, "") for name in live_names(session, kind_named("instance"))]
     names = live_names(session, kind_named(_KIND_OF[noun]))
     if noun == "vm" and verb in ("logs", "console", "exec"):
         names += live_names(session, kind_named("instance"))

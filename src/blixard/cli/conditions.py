@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from blixard.base.errors import BlixardError
+from blixard.base.units import format_bytes, format_duration
 from blixard.cli import paths
 from blixard.cli.kinds import Kind
 
 Object = dict[str, Any]
+# Kinds whose status says of which generation it is; what is said while it is of none.
+WAITS = {
+    "Image": "no node has begun to build it",
+    "StoragePool": "the storage has not been asked yet",
+}
 WORDS = ("ready", "stopped", "deleted", "exists")
 
 
@@ -85,17 +91,41 @@ def _ready(kind: Kind, resource: Object) -> State:
     if kind.name == "Node":
         state = status.get("state", "unknown")
         return State(state == "Ready", str(state))
-    told = kind.name != "Image" or status.get("observedGeneration") == _generation(resource)
-    if not told:  # what is said is of the recipe before
-        return State(False, "Pending: no node has begun to build it")
+    if kind.name == "Migration":
+        return _arrived(resource, status)
+    told = kind.name not in WAITS or status.get("observedGeneration") == _generation(resource)
+    if not told:  # what is said is of the spec before
+        failed = status.get("message") if kind.name == "StoragePool" else ""
+        return State(False, f"Pending: {failed or WAITS[kind.name]}")
     phase = str(status.get("phase", "Pending"))
     message = status.get("reason") or status.get("message") or ""
-    reached = bool(status.get("ready")) or phase in ("Ready", "Succeeded", "Done")
+    reached = bool(status.get("ready")) or phase in ("Ready", "Succeeded", "Done", "Available")
     return State(
         reached,
         f"{phase}{': ' if message else ''}{message}",
         phase == "Failed" and kind.name == "Image",
     )
+
+
+def _arrived(resource: Object, status: Object) -> State:
+    """Tell how far a migration is: until it is switched, the guest can go on where it was."""
+    phase = str(status.get("phase", "Pending"))
+    source, target = (str(status.get(k) or "?") for k in ("source", "target"))
+    instance = resource.get("spec", {}).get("instance", "")
+    stood, total = (
+        format_duration(int(status.get(k, 0)) / 1000) for k in ("downtimeMs", "totalMs")
+    )
+    sentence = {
+        "Pending": "Pending: waits for the cluster",
+        "Preparing": f"Preparing: {target} makes a process that waits for the guest of {source}",
+        "Copying": f"Copying: memory goes from {source} to {target}",
+        "Switching": f"Switching: {instance} belongs to {target} and is about to go on there",
+        "Succeeded": f"{instance} runs on {target}: it stood still for {stood}",
+        "Failed": f"Failed: {status.get('reason') or 'no reason was given'}",
+    }.get(phase, phase)
+    if phase == "Succeeded" and status.get("bytes"):
+        sentence += f", {format_bytes(int(status['bytes']))} were sent in {total}"
+    return State(phase == "Succeeded", sentence, phase == "Failed")
 
 
 def _generation(resource: Object) -> int:

@@ -11,6 +11,7 @@ from blixard.cli.session import Session
 
 FOLLOW_S = 600.0
 RETRY_S = 0.3
+_FAILURES = {"Image": "IMAGE_BUILD_FAILED", "Migration": "MIGRATION_FAILED"}
 LIVE_S = 0.5
 
 
@@ -63,8 +64,7 @@ def wait_for(session: Session, kind: Kind, name: str, goal: Goal, *, timeout_s: 
             return state
         if state.failed:
             raise BlixardError(
-                "INTERNAL" if kind.name != "Image" else "IMAGE_BUILD_FAILED",
-                f"{kind.lower}/{name}: {state.sentence}",
+                _FAILURES.get(kind.name, "INTERNAL"), f"{kind.lower}/{name}: {state.sentence}"
             )
     raise BlixardError(
         "TIMEOUT",

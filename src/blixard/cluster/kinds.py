@@ -8,6 +8,8 @@ import msgspec
 from msgspec import Meta
 
 from blixard.base.errors import Problem
+from blixard.cluster import moves
+from blixard.cluster.fences import may_still_write
 from blixard.cluster.kind import FIRST_LEVEL, NAME_PATTERN, Kind, StateView
 from blixard.cluster.resources import Resource
 
@@ -112,9 +114,9 @@ class EventSpec(_Spec, frozen=True, kw_only=True):
 
 
 def node_rule(state: StateView, old: Resource | None, new: Resource | None) -> str:
-    """Raft ids and uids are never used twice; epochs never go back."""
+    """Raft ids and uids are never used twice; epochs never go back; none goes that may write."""
     if new is None:
-        return ""
+        return _may_write(state, old) if old is not None else ""
     raft_id = int(new.spec.get("raftId", 0))
     if old is None:
         if state.node_uid_used(new.metadata.uid):
@@ -125,6 +127,14 @@ def node_rule(state: StateView, old: Resource | None, new: Resource | None) -> s
     if new.status.get("epoch", 0) < old.status.get("epoch", 0):
         return "a node's epoch cannot go back"
     return ""
+
+
+def _may_write(state: StateView, node: Resource) -> str:
+    """A node that is forgotten can no longer be fenced."""
+    uid = node.metadata.uid
+    left = [i for i in state.list("Instance") if i.spec.get("node") == uid]
+    writes = any(may_still_write(node, instance.spec) for instance in left)
+    return "the storage still takes its writes" if writes else ""
 
 
 def namespace_rule(state: StateView, old: Resource | None, new: Resource | None) -> str:
@@ -191,11 +201,16 @@ def instance_rule(state: StateView, old: Resource | None, new: Resource | None) 
         return "a start after a stop needs a higher run number"
     if was and old is not None and (now != was or _size(before) != _size(new.spec)):
         broken = _still_there(state, old, was)
-        if broken:
+        if broken and moves.switch_problem(state, old, new):
             return broken
     broken = _guard_step(old, new) if old is not None else ""
     if broken:
         return broken
+    if moves.move_of(new.spec) is not None:
+        target = str(new.spec["migration"].get("target", ""))
+        broken = moves.move_problem(state, old, new) or _capacity(state, old, new, target)
+        if broken:
+            return broken
     return _capacity(state, old, new, now) if now else ""
 
 
@@ -226,8 +241,11 @@ def _still_there(state: StateView, old: Resource, node_uid: str) -> str:
     nothing: its fenced instances have ended, the others run on for all that is known.
     """
     node = state.by_uid(node_uid)
-    if node is None or (node.status.get("state") == "Lost" and old.spec.get("fenced")):
+    if node is None:
         return ""
+    if node.status.get("state") == "Lost" and old.spec.get("fenced"):
+        writes = may_still_write(node, old.spec)
+        return f"the storage still takes writes of {node.metadata.name}" if writes else ""
     ended = old.spec.get("desired") == "Stopped" and old.status.get("phase") == "Stopped"
     stopped = ended and old.status.get("run") == old.spec.get("run")
     return "" if stopped else f"it may still run on {node.metadata.name}"
@@ -236,7 +254,7 @@ def _still_there(state: StateView, old: Resource, node_uid: str) -> str:
 def _capacity(state: StateView, old: Resource | None, new: Resource, node_uid: str) -> str:
     """Reservations never exceed a node's capacity times overcommit."""
     vcpus, memory_mib = int(new.spec.get("vcpus", 0)), int(new.spec.get("memoryMib", 0))
-    if old is not None and old.spec.get("node") == node_uid:
+    if old is not None and moves.reserves(old.spec, node_uid):
         vcpus -= int(old.spec.get("vcpus", 0))
         memory_mib -= int(old.spec.get("memoryMib", 0))
     if vcpus <= 0 and memory_mib <= 0:

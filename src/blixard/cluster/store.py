@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import immutables
 
@@ -185,13 +186,19 @@ class Draft(Store):
             self.remember_raft_id(int(new.spec.get("raftId", 0)), new.metadata.uid)
 
     def _reserve(self, instance: Resource | None, sign: int) -> None:
-        node = instance.spec.get("node", "") if instance is not None else ""
-        if instance is None or not node:
+        if instance is None:
             return
+        spec = instance.spec
+        if node := spec.get("node", ""):
+            self._reserve_on(node, spec, sign)
+        if "migration" in spec:  # until the switch it takes its room on both nodes
+            self._reserve_on(spec["migration"]["target"], spec, sign)
+
+    def _reserve_on(self, node: str, spec: dict[str, Any], sign: int) -> None:
         vcpus, memory_mib = self.reserved(node)
         after = (
-            vcpus + sign * int(instance.spec.get("vcpus", 0)),
-            memory_mib + sign * int(instance.spec.get("memoryMib", 0)),
+            vcpus + sign * int(spec.get("vcpus", 0)),
+            memory_mib + sign * int(spec.get("memoryMib", 0)),
         )
         maps = self._maps
         maps.reserved = maps.reserved.set(node, after)

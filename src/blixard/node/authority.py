@@ -73,8 +73,10 @@ class NodeAuthority:
 def ends_with_epoch(process: HypervisorInstance, epoch: int) -> bool:
     """Tell whether a process must be gone before its node may live in *epoch*.
 
-    What it was armed under counts, which may be later than its start; a start under way ends.
+    What it was armed under counts, which may be later than its start; a start under way ends. What
+    ran and stands still, for a migration, goes on only after a question in the new epoch.
     """
-    if process.state == "paused":
+    if process.state == "paused" and not process.ran:
         return process.plan.node_epoch < epoch
-    return process.state == "running" and process.guard == "fence" and process.guard_epoch < epoch
+    alive = process.state != "exited"
+    return alive and process.guard == "fence" and process.guard_epoch < epoch

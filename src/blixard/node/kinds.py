@@ -10,6 +10,7 @@ from blixard.cluster.kind import HIGHEST_LEVEL, Kind
 from blixard.functions import kinds as function_kinds
 from blixard.images import kinds as image_kinds
 from blixard.network import kinds as network_kinds
+from blixard.storage import kinds as storage_kinds
 from blixard.vms import kinds as vm_kinds
 
 
@@ -20,6 +21,7 @@ def all_kinds() -> tuple[Kind, ...]:
         *function_kinds.KINDS,
         *image_kinds.KINDS,
         *network_kinds.KINDS,
+        *storage_kinds.KINDS,
         *vm_kinds.KINDS,
     )
 

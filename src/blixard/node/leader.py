@@ -30,11 +30,15 @@ from blixard.node.views import (
     to_be_fenced,
 )
 from blixard.ports.environment import Environment
+from blixard.vms import migrations
+from blixard.vms.moves import MoveAnswer, MoveWord
 
 COMMIT_S = 5.0
 ROUND_S = 1.2
 LOOK_S = 0.25
 VIEW_WAIT_MAX_S = 10.0
+MOVE_TRIES = 5
+_REFUSALS = ("INVARIANT", "FENCED", "NOT_FOUND")  # apply's: it was not done and never will be
 
 
 class LeaderDuties:
@@ -208,6 +212,30 @@ class LeaderDuties:
             self._cluster.store, uid, uid=question.uid, run=question.run, epoch=question.epoch
         )
         return m.encode(m.StartAnswer(allowed))
+
+    async def move(self, uid: str, payload: bytes) -> bytes:
+        """Take a node's word of a migration: answered once what it leads to is committed.
+
+        An error leaves open whether it was; asked again, the answer is the one that holds.
+        """
+        term = self.lead()
+        word = msgspec.msgpack.decode(payload, type=MoveWord)
+        await self._confirm(term)
+        for _ in range(MOVE_TRIES):
+            now_ms = self._env.wall_time_ms()
+            said, ops = migrations.answer(self._cluster.store, uid, word, now_ms=now_ms)
+            if said is not None:
+                return m.encode(said)
+            try:
+                await self._commit(ops, term)
+            except BlixardError as error:
+                if error.code in _REFUSALS:
+                    return m.encode(MoveAnswer(done=False, reason=error.message))
+                if error.code != "CONFLICT":
+                    raise
+            else:
+                return m.encode(MoveAnswer(done=True))
+        raise BlixardError("CONFLICT", "the instance changes all the time")
 
     async def source(self, _uid: str, payload: bytes) -> bytes:
         """Answer the source of a function: its digest proves it, whatever is applied here."""

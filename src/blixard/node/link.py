@@ -16,6 +16,7 @@ from blixard.node.kinds import Program
 from blixard.node.leadership import Leadership
 from blixard.ports.environment import Environment
 from blixard.ports.hypervisor import Hypervisor
+from blixard.vms.moves import MoveAnswer, MoveWord
 from blixard.vms.reconcile import Assignment
 from blixard.vms.spec import InstanceStatus, Phase
 from blixard.vms.worker import PATH_MAX
@@ -87,6 +88,11 @@ class NodeLink:
         allowed = msgspec.msgpack.decode(answer, type=m.StartAnswer).allowed
         now_ns = self._env.boottime_ns()
         return self.authority.may_resume(allowed=allowed, epoch=epoch, now_ns=now_ns)
+
+    async def tell_move(self, word: MoveWord) -> MoveAnswer:
+        """Tell the leader of a migration. Raises BlixardError: what came of it is unknown."""
+        answer = await self._leadership.ask(m.MOVE, m.encode(word), timeout_s=REQUEST_S * 2)
+        return msgspec.msgpack.decode(answer, type=MoveAnswer)
 
     # -- heartbeats --
 

@@ -16,6 +16,7 @@ VIEW = "node.view"
 REPORT = "node.report"
 CONFIRM_START = "node.confirm-start"
 INVITE = "node.invite"
+MOVE = "node.move"  # a MoveWord, answered with a MoveAnswer
 FUNCTION_SOURCE = "node.function-source"
 FUNCTION_CALL = "node.function-call"
 FUNCTION_SUMMARY = "node.function-summary"

@@ -35,11 +35,17 @@ from blixard.ports.environment import Environment
 from blixard.ports.guests import GuestBuilder
 from blixard.ports.hypervisor import Hypervisor
 from blixard.ports.network import NetworkBackend
-from blixard.vms.loops import Reconciler, ReplicaController
+from blixard.storage.backends import Backends
+from blixard.storage.loops import StorageController
+from blixard.storage.remote import METHOD as UNMAKE
+from blixard.storage.remote import answer
+from blixard.vms.disks import Disks
+from blixard.vms.loops import MigrationController, Reconciler, ReplicaController
 
 RAFT_DIRECTORY = "raft"
 PLAN_RETRY_S = 0.5
 PLAN_IDLE_S = 10.0
+PLAN_BUSY_S = 1.0
 FOUND_S = 5.0
 PEERS_FILE = "peers"
 SOURCE_S = 5.0
@@ -95,6 +101,11 @@ class Voter:
         self.cluster = Cluster(self.raft, self.machine, env)
         self.duties = LeaderDuties(env, self.raft, self.cluster, config.lease)
         self.controller = ReplicaController(env, self.cluster)
+        self.migrations = MigrationController(env, self.cluster)
+        self.storage = StorageController(
+            env, self.cluster, self.raft, node.backends, own_uid=node.identity.uid
+        )
+        self._stores = False  # the loop of storage runs once there is a pool
         self.roster = Roster(
             env,
             self.raft,
@@ -119,6 +130,13 @@ class Voter:
         self._env.spawn(self.duties.run_fencing(), name="fencing")
         self._env.spawn(self.roster.run(), name="roster")
         self._env.spawn(self._plan(), name="replicas")
+        self._look_for_pools()
+
+    def _look_for_pools(self) -> None:
+        if not self._stores and self.machine.store.count("StoragePool"):
+            self._stores = True
+            self._env.spawn(self.storage.run(), name="storage")
+        self.storage.wake()
 
     def _applied(self, _index: int) -> None:
         seen = self.machine.store.kind_revisions(WATCHED)
@@ -127,6 +145,7 @@ class Voter:
             self._check_level()
             self._planned.set()
             self.duties.state_changed()
+            self._look_for_pools()
 
     def _check_level(self) -> None:
         """Stop where this program would apply entries by other rules than the newer ones do."""
@@ -141,7 +160,7 @@ class Voter:
     async def _plan(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(PLAN_IDLE_S):
+                async with asyncio.timeout(PLAN_BUSY_S if self.migrations.busy else PLAN_IDLE_S):
                     await self._planned.wait()
             except TimeoutError:
                 pass
@@ -151,6 +170,7 @@ class Voter:
             try:
                 await self._found()
                 await self.controller.one_pass(self.raft.term)
+                await self.migrations.one_pass(self.raft.term)
             except BlixardError as error:
                 self._env.log("info", "plan_refused", code=error.code, detail=error.message)
                 await asyncio.sleep(PLAN_RETRY_S)
@@ -174,7 +194,10 @@ class Voter:
         )
 
 
-WATCHED = ("VM", "Instance", "Image", "Network", "Node", "ClusterConfig", "Function")
+WATCHED = (
+    "VM", "Instance", "Image", "Network", "Node", "ClusterConfig", "Migration", "Volume",
+    "StoragePool", "Function",
+)  # fmt: skip
 
 
 class Node:
@@ -189,6 +212,7 @@ class Node:
         hypervisor: Hypervisor,
         network: NetworkBackend,
         builder: GuestBuilder,
+        backends: Backends | None = None,
         secrets: Secrets | None = None,
     ) -> None:
         self.env = env
@@ -196,6 +220,7 @@ class Node:
         self.config = config
         self.secrets = secrets or Secrets()
         self.hypervisor = hypervisor
+        self.backends: Backends = backends or {}
         self.voter: Voter | None = None
         self._becoming = asyncio.Lock()
         self.on_voter: Callable[[Voter], None] = lambda _voter: None
@@ -208,6 +233,7 @@ class Node:
             hypervisor=hypervisor,
             network=network,
             builder=builder,
+            disks=Disks(self.backends, identity.uid),
             authority=self.link,
             report=self.link.report,
         )
@@ -233,6 +259,7 @@ class Node:
             self.env.transport.on_request(method, handler)
         self.env.transport.on_request(m.INVITE, self._invited)
         self.functions.register()
+        self.env.transport.on_request(UNMAKE, self._unmake)
         self._set_peers(await self._stored_peers())
         if has_state(self.env.disk, RAFT_DIRECTORY):
             await self._start_voter()
@@ -262,6 +289,7 @@ class Node:
             m.VIEW: self._on_view,
             m.REPORT: self._on_report,
             m.CONFIRM_START: self._on_confirm_start,
+            m.MOVE: self._on_move,
             m.FUNCTION_SOURCE: self._on_source,
         }
 
@@ -286,6 +314,9 @@ class Node:
     async def _on_confirm_start(self, uid: str, payload: bytes) -> bytes:
         return await self._duties().confirm_start(uid, payload)
 
+    async def _on_move(self, uid: str, payload: bytes) -> bytes:
+        return await self._duties().move(uid, payload)
+
     async def _on_source(self, uid: str, payload: bytes) -> bytes:
         return await self._duties().source(uid, payload)
 
@@ -301,6 +332,9 @@ class Node:
                 self._set_peers(invitation.members)
                 await self._become_voter()
         return b""
+
+    async def _unmake(self, _uid: str, payload: bytes) -> bytes:
+        return await answer(self.backends, payload)
 
     async def _become_voter(self) -> None:
         try:

@@ -64,14 +64,16 @@ class ClusterView:
         self._given: dict[str, list[Assignment]] = {}
         for instance in sorted(store.list("Instance"), key=lambda i: i.metadata.uid):
             spec = self._specs[instance.metadata.uid][1]
-            self._given.setdefault(spec.node, []).append(
-                Assignment(
-                    uid=instance.metadata.uid,
-                    namespace=instance.metadata.namespace,
-                    name=instance.metadata.name,
-                    spec=spec,
-                )
+            given = Assignment(
+                uid=instance.metadata.uid,
+                namespace=instance.metadata.namespace,
+                name=instance.metadata.name,
+                spec=spec,
             )
+            self._given.setdefault(spec.node, []).append(given)
+            if spec.migration:
+                coming = msgspec.structs.replace(given, incoming=True)
+                self._given.setdefault(spec.migration.target, []).append(coming)
         self._builds = builds_of(store)
         self._functions = duties_of(store)
         self._networks = NetworkMap(store)
@@ -170,6 +172,7 @@ def may_start(store: Store, node_uid: str, *, uid: str, run: int, epoch: int) ->
         and spec.get("run") == run
         and spec.get("desired") == "Running"
         and spec.get("nodeEpoch") == epoch
+        and "migration" not in spec  # until it is switched or taken back
         and node.status.get("epoch") == epoch
         and node.status.get("state") == "Ready"
     )

@@ -5,12 +5,13 @@ Find again after a restart; call functions that were loaded into a guest.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Literal, Protocol
 
 import msgspec
 
 from blixard.ports.transport import Stream
+from blixard.ports.volumes import DiskAttachment
 
 PAYLOAD_MAX_BYTES = 6 << 20  # of an event and of a result, as with AWS Lambda
 LOG_TAIL_LINES = 50
@@ -21,8 +22,11 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     ``runner`` is a runner directory (microvm.nix layout), ``tap`` the host interface made by the
     network backend (empty: no network), ``address`` the guest's ``IP/prefix``, ``node`` the name of
-    the node that starts it, which the guest is told. ``purpose``: an instance of a function belongs
-    to the daemon that started it, and ends with it; instances of VMs are found again.
+    the node that starts it, which the guest is told, ``disks`` its volumes in the VM's own order.
+    ``incoming``: the process waits for the memory and state of another one
+    (:meth:`Hypervisor.receive_state`); it never boots by itself. ``purpose``: an instance of a
+    function belongs to the daemon that started it, and ends with it; instances of VMs are found
+    again.
     """
 
     instance_uid: str
@@ -39,6 +43,8 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     gateway: str = ""
     mtu: int = 1450
     node: str = ""
+    incoming: bool = False
+    disks: tuple[DiskAttachment, ...] = ()
     purpose: Literal["vm", "function"] = "vm"
 
 
@@ -51,7 +57,7 @@ class HypervisorInstance(msgspec.Struct, frozen=True, kw_only=True):
 
     ``guard`` is what the guard does with it when the node's lease ends (``fence``: it kills),
     ``guard_seq`` the number of the word by which it was told so, ``guard_epoch`` the node epoch
-    under which it was armed last (0: never).
+    under which it was armed last (0: never). ``ran``: its CPUs have been let run before.
     """
 
     instance_uid: str
@@ -63,6 +69,7 @@ class HypervisorInstance(msgspec.Struct, frozen=True, kw_only=True):
     guard: GuardMode = "keep"
     guard_seq: int = 0
     guard_epoch: int = 0
+    ran: bool = False
 
 
 class GuestStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +79,14 @@ class GuestStatus(msgspec.Struct, frozen=True, kw_only=True):
     uptime_s: float = 0.0
     services: dict[str, str] = {}
     metrics: dict[str, float] = {}
+
+
+class MigrationFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What moving a guest took: the whole, how long its CPUs stood still here, bytes sent."""
+
+    total_ms: int
+    downtime_ms: int
+    bytes_sent: int
 
 
 class Invocation(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,7 +123,10 @@ class Hypervisor(Protocol):
         """Return all processes that the guard holds, exited ones until ``forget``."""
 
     async def start_paused(self, plan: LaunchPlan) -> HypervisorInstance:
-        """Spawn the hypervisor with the CPUs stopped. Raises BlixardError GUEST_START_FAILED."""
+        """Spawn the hypervisor with the CPUs stopped, waiting for a state if the plan says so.
+
+        Raises BlixardError GUEST_START_FAILED.
+        """
 
     async def arm(
         self, instance_uid: str, deadline_boottime_ns: int, *, epoch: int, seq: int
@@ -139,6 +157,36 @@ class Hypervisor(Protocol):
 
     async def forget(self, instance_uid: str) -> None:
         """Remove what is left of an exited instance (state directory, cgroup)."""
+
+    def copies_live(self) -> bool:
+        """Tell whether a guest's memory can be sent safely while it runs."""
+
+    async def send_state(
+        self,
+        instance_uid: str,
+        stream: Stream,
+        *,
+        live: bool,
+        switch: Callable[[], Awaitable[None]],
+    ) -> MigrationFigures:
+        """Send memory and state of a running instance; return once the receiver has all of it.
+
+        *live*: the memory goes while it runs, what it changes meanwhile again; otherwise the CPUs
+        stop first. Once they have stopped and only the rest is to be sent, *switch* is awaited,
+        exactly once. If it raises, nothing more is sent, its error is raised and the CPUs stay
+        stopped: the caller decides whether they go on (:meth:`resume`).
+
+        Raises:
+            BlixardError: MIGRATION_FAILED. Before *switch* was awaited, the guest runs on as if
+                nothing had been; after it returned, the CPUs stay stopped for good.
+        """
+
+    async def receive_state(self, instance_uid: str, stream: Stream) -> None:
+        """Take what another host's :meth:`send_state` sends into a process that waits for it.
+
+        Returns once all is there and acknowledged; the CPUs are still stopped. Raises BlixardError
+        MIGRATION_FAILED: the process is of no use then.
+        """
 
     async def guest_status(self, instance_uid: str) -> GuestStatus:
         """Ask the agent. Raises BlixardError GUEST_UNREACHABLE."""

@@ -7,8 +7,9 @@ daemon does.
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -19,10 +20,13 @@ from blixard.ports.hypervisor import (
     Invocation,
     InvocationResult,
     LaunchPlan,
+    MigrationFigures,
     ProcessState,
 )
 from blixard.ports.transport import Stream
+from blixard.simulation import guest_state
 from blixard.simulation.calls import GuestFunction, Handled, check_loadable
+from blixard.simulation.guest_state import GuestState
 from blixard.simulation.loop import SimHandle
 from blixard.simulation.nap import Nap
 from blixard.simulation.process import Process
@@ -49,6 +53,12 @@ class SimInstance(msgspec.Struct):
     timer: SimHandle | None = None
     guard_seq: int = 0
     guard_epoch: int = 0
+    ran: bool = False
+    birth: int = 0
+    ran_ns: int = 0  # until it was stopped last
+    since_ns: int = 0  # when its CPUs were last let run
+    arrived: GuestState | None = None  # what another host sent, until it runs
+    uses_disks: bool = False
     function: GuestFunction | None = None
 
     def shown(self) -> HypervisorInstance:
@@ -63,6 +73,7 @@ class SimInstance(msgspec.Struct):
             guard="keep" if self.deadline_ns is None else "fence",
             guard_seq=self.guard_seq,
             guard_epoch=self.guard_epoch,
+            ran=self.ran,
         )
 
 
@@ -74,6 +85,12 @@ class Observer:
 
     def ended(self, host: int, plan: LaunchPlan) -> None:
         """They run no longer."""
+
+    def paused(self, host: int, plan: LaunchPlan, state: GuestState) -> None:
+        """The CPUs were stopped with this state."""
+
+    def arrived(self, host: int, plan: LaunchPlan, state: GuestState) -> None:
+        """The CPUs go on here from a state that another host sent."""
 
     def stopped(self, host: int, plan: LaunchPlan, *, ailing: bool, by_guard: bool) -> None:
         """The guard or the daemon ends one that runs; *ailing*: its host's guests were unwell."""
@@ -109,6 +126,8 @@ class GuestWorld:
         self._pid = _FIRST_PID
         self.callbacks: list[Callable[[str], None]] = []
         self.daemon: Process | None = None
+        # Lets a guest that begins to run use its disks: its plan, from when on, whether it is left.
+        self.use_disks: Callable[[LaunchPlan, int, Callable[[], bool]], None] = lambda *_: None
 
     def spawn(self, plan: LaunchPlan) -> SimInstance:
         """Make a process with stopped CPUs."""
@@ -116,7 +135,8 @@ class GuestWorld:
         if old is not None and old.state != "exited":
             raise BlixardError("GUEST_START_FAILED", f"{plan.instance_uid} runs already")
         self._pid += 1
-        instance = SimInstance(plan=plan, pid=self._pid)
+        birth = guest_state.birth_of(plan, self.machine.host, self._pid)
+        instance = SimInstance(plan=plan, pid=self._pid, birth=birth)
         self.instances[plan.instance_uid] = instance
         return instance
 
@@ -139,21 +159,54 @@ class GuestWorld:
         late = instance.deadline_ns is not None and now >= instance.deadline_ns
         if instance.state == "exited" or late:
             raise BlixardError("GUEST_START_FAILED", f"{uid} is gone or past its deadline")
+        if instance.plan.incoming and not instance.boots_at_ns:
+            raise BlixardError("GUEST_START_FAILED", f"{uid} waits for a state")
         if instance.state == "paused":
-            instance.state = "running"
+            instance.state, instance.ran = "running", True
+            instance.since_ns = self._now_ns()
+            if instance.arrived is not None:
+                self._observer.arrived(self.machine.host, instance.plan, instance.arrived)
+                instance.arrived = None
             boot_s = self.boot_s
             if boot_s is None:
                 boot_s = self.boot_mean_s * (0.5 + self._random.random())
             instance.boots_at_ns = instance.boots_at_ns or self._now_ns() + int(boot_s * 1e9)
             self._observer.started(self.machine.host, instance.plan)
             self.machine.call_at_ns(instance.boots_at_ns, self._changed, uid)
+            if instance.plan.disks and not instance.uses_disks:
+                instance.uses_disks = True
+                alive = functools.partial(self._is_left, instance)
+                self.use_disks(instance.plan, instance.boots_at_ns, alive)
+
+    def _is_left(self, instance: SimInstance) -> bool:
+        return self.machine.alive and instance.state != "exited"
 
     def stop(self, uid: str) -> None:
         """Stop the CPUs."""
         instance = self.get(uid)
         if instance.state == "running":
-            instance.state = "paused"
+            state = self.look(uid)
+            instance.state, instance.ran_ns = "paused", state.ran_ns
             self._observer.ended(self.machine.host, instance.plan)
+            self._observer.paused(self.machine.host, instance.plan, state)
+
+    def look(self, uid: str) -> GuestState:
+        """Return what a guest has in mind now. Raises BlixardError MIGRATION_FAILED."""
+        instance, now_ns = self.get(uid), self._now_ns()
+        if instance.state == "exited":
+            raise BlixardError("MIGRATION_FAILED", f"{uid} has ended")
+        more_ns = now_ns - instance.since_ns if instance.state == "running" else 0
+        boots_in_ns = max(0, instance.boots_at_ns - now_ns)
+        ran_ns = instance.ran_ns + more_ns
+        return guest_state.state_at(instance.plan, instance.birth, ran_ns, boots_in_ns)
+
+    def take(self, uid: str, state: GuestState) -> None:
+        """Have a waiting process go on from a state. Raises BlixardError MIGRATION_FAILED."""
+        instance = self.get(uid)
+        if instance.state != "paused" or not instance.plan.incoming or instance.boots_at_ns:
+            raise BlixardError("MIGRATION_FAILED", f"{uid} does not wait for a state")
+        instance.birth, instance.ran_ns, instance.arrived = state.birth, state.ran_ns, state
+        instance.boots_at_ns = max(1, self._now_ns() + state.boots_in_ns)
 
     def end(self, uid: str, *, code: int, by_guard: bool = False) -> None:
         """The process ends."""
@@ -361,6 +414,61 @@ class SimHypervisor:
         """Stop the CPUs."""
         await self._take(0.002)
         self._world.stop(instance_uid)
+
+    def copies_live(self) -> bool:
+        """Every copy is safe."""
+        return True
+
+    async def send_state(
+        self,
+        instance_uid: str,
+        stream: Stream,
+        *,
+        live: bool,
+        switch: Callable[[], Awaitable[None]],
+    ) -> MigrationFigures:
+        """Send what the guest has in mind."""
+        world, loop = self._world, asyncio.get_running_loop()
+        process = world.get(instance_uid)
+        if process.state != "running":
+            raise BlixardError("MIGRATION_FAILED", f"{instance_uid} does not run")
+        began_s = stopped_s = loop.time()
+
+        def stop() -> None:
+            nonlocal stopped_s
+            stopped_s = loop.time()
+            if world.get(instance_uid) is not process or process.state != "running":
+                raise BlixardError("MIGRATION_FAILED", f"{instance_uid} does not run")
+            world.stop(instance_uid)
+
+        def go_on() -> None:
+            if world.instances.get(instance_uid) is process and process.state == "paused":
+                world.run(instance_uid)
+
+        try:
+            async with asyncio.timeout(guest_state.SEND_S):
+                sent_bytes = await guest_state.send(
+                    stream, live=live, look=lambda: world.look(instance_uid), stop=stop,
+                    go_on=go_on, switch=switch, pause=self._take,
+                )  # fmt: skip
+        except (ConnectionError, TimeoutError) as error:
+            raise BlixardError("MIGRATION_FAILED", f"{instance_uid}: {error}") from error
+        now_s = loop.time()
+        return MigrationFigures(
+            total_ms=round((now_s - began_s) * 1000),
+            downtime_ms=round((now_s - stopped_s) * 1000),
+            bytes_sent=sent_bytes,
+        )
+
+    async def receive_state(self, instance_uid: str, stream: Stream) -> None:
+        """Take what another host's guest has in mind."""
+        try:
+            async with asyncio.timeout(guest_state.SEND_S):
+                state = await guest_state.receive(stream)
+                self._world.take(instance_uid, state)
+                await guest_state.acknowledge(stream)
+        except (ConnectionError, TimeoutError) as error:
+            raise BlixardError("MIGRATION_FAILED", f"{instance_uid}: {error}") from error
 
     async def shutdown(self, instance_uid: str, *, grace_s: float) -> None:
         """Ask the guest; it takes a part of the grace."""

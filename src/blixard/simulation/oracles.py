@@ -7,14 +7,17 @@ from collections.abc import Callable
 from typing import Protocol
 
 from blixard.ports.hypervisor import Invocation, LaunchPlan
+from blixard.simulation.arrivals import Arrivals
 from blixard.simulation.call_rules import CallRules
 from blixard.simulation.capacity import Capacity
 from blixard.simulation.contents import Contents
 from blixard.simulation.durable import DurableLog, Entry
 from blixard.simulation.effects import Effects
 from blixard.simulation.guest_runs import GuestRuns
+from blixard.simulation.guest_state import GuestState
 from blixard.simulation.hypervisor import Observer
 from blixard.simulation.stops import Stops
+from blixard.simulation.stored import Stored
 
 MAX_VIOLATIONS = 20
 _CHANGE_IS_RECENT = 50
@@ -62,6 +65,8 @@ class Oracles(Observer):
         self.under_load: Callable[[], bool] = lambda: False
         self.under_fault: Callable[[], bool] = lambda: False
         self.guest_runs = GuestRuns(self._now_ns)
+        self.arrivals = Arrivals(self.fail, self._now_ns)
+        self.stored: Stored | None = None
         self.calls = CallRules(self.fail, self.happened)
 
     def _now_ns(self) -> int:
@@ -232,6 +237,7 @@ class Oracles(Observer):
     def started(self, host: int, plan: LaunchPlan) -> None:
         """No instance runs on two hosts at one instant."""
         self.effects.started(plan)
+        self.arrivals.started(host, plan)
         for other in self.guest_runs.started(host, plan):
             self.fail(
                 "double run",
@@ -239,8 +245,19 @@ class Oracles(Observer):
                 f"{plan.node_epoch}) while {other.text()}",
             )
         self.capacity.started(host, plan)
+        if plan.disks and self.stored is not None:
+            self.stored.started(host, plan)
         if plan.purpose == "function":
             self.calls.started(host, plan)
+
+    def paused(self, host: int, plan: LaunchPlan, state: GuestState) -> None:
+        """The CPUs were stopped for a migration."""
+        self.arrivals.paused(host, plan, state)
+
+    def arrived(self, host: int, plan: LaunchPlan, state: GuestState) -> None:
+        """A guest that moved goes on as it was."""
+        self.happened("guest moved")
+        self.arrivals.arrived(host, plan, state)
 
     def stopped(self, host: int, plan: LaunchPlan, *, ailing: bool, by_guard: bool) -> None:
         """Nobody ends an instance that is healthy."""
@@ -260,3 +277,5 @@ class Oracles(Observer):
         """The instance runs there no longer."""
         self.guest_runs.ended(host, plan)
         self.capacity.ended(host, plan)
+        if plan.disks and self.stored is not None:
+            self.stored.ended(host, plan)

@@ -63,6 +63,7 @@ class NodeApp:
             hypervisor=host.daemon.hypervisor,
             network=host.network_backend,
             builder=host.builder,
+            backends=host.daemon.backends,
         )
         self.node.on_voter = self._observe
         watch.oracles.stops.watch(host.number, self.node, self._env)

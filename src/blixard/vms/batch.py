@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from blixard.cluster.moves import still_fits
 from blixard.cluster.resources import Delete, Operation, PatchStatus, Put, Resource
 from blixard.vms.members import Member
 from blixard.vms.spec import InstanceSpec, InstanceStatus
@@ -24,6 +25,11 @@ class Batch:
         """Tell whether it holds as much as one command should."""
         return len(self.ops) >= OPS_MAX or self._bytes >= BYTES_MAX
 
+    def add(self, ops: list[Operation]) -> None:
+        """Add operations that were made elsewhere."""
+        for op in ops:
+            self._add(op)
+
     def create(self, vm: Resource, uid: str, spec: InstanceSpec, status: InstanceStatus) -> None:
         """Create an instance of a VM."""
         self._add(
@@ -42,7 +48,11 @@ class Batch:
 
     def put(self, instance: Resource, spec: InstanceSpec) -> None:
         """Give an instance another spec, unless it changed since it was read."""
-        meta = instance.metadata
+        meta, document = instance.metadata, msgspec.to_builtins(spec)
+        if spec.migration:
+            before = msgspec.to_builtins(msgspec.convert(instance.spec, InstanceSpec))
+            if not still_fits(before, document):
+                del document["migration"]  # what it is prepared for is no longer wanted
         self._add(
             Put(
                 kind="Instance",
@@ -51,7 +61,7 @@ class Batch:
                 uid=meta.uid,
                 owner=meta.owner,
                 labels=meta.labels,
-                spec=msgspec.to_builtins(spec),
+                spec=document,
                 expect=meta.revision,
             )
         )

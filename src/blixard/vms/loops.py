@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import msgspec
+
 from blixard.base.errors import BlixardError
 from blixard.cluster.facade import Cluster
 from blixard.ports.environment import Environment
 from blixard.ports.guests import GuestBuilder
 from blixard.ports.hypervisor import Hypervisor, HypervisorInstance
 from blixard.ports.network import NetworkBackend, NetworkView
+from blixard.ports.transport import Stream
+from blixard.vms.disks import Disks
+from blixard.vms.migrations import MigrationPlanner
+from blixard.vms.mover import MOVE_STREAM
+from blixard.vms.moves import DEADLINE_S, MoveOpening, active
 from blixard.vms.reconcile import Assignment
 from blixard.vms.replicas import ReplicaPlanner
 from blixard.vms.settled import Settled
@@ -18,7 +25,6 @@ from blixard.vms.spec import InstanceStatus, Phase
 from blixard.vms.worker import Authority, Tools, Worker
 
 PASS_DEADLINE_S = 10.0
-WATCHED_KINDS = ("VM", "Instance", "Image", "Network", "Node", "ClusterConfig")
 
 
 class ReplicaController:
@@ -41,6 +47,45 @@ class ReplicaController:
         return len(ops)
 
 
+class MigrationController:
+    """Runs on the leader beside it: begins migrations and ends them; nodes do what is between.
+
+    A migration's deadline counts from when this leader first saw it: clocks of leaders may differ,
+    and each of them is bounded.
+    """
+
+    def __init__(self, env: Environment, cluster: Cluster) -> None:
+        self._env = env
+        self._cluster = cluster
+        self._seen_s: dict[str, float] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Tell whether a migration is under way, whose deadline may pass."""
+        return bool(self._seen_s)
+
+    async def one_pass(self, term: int) -> None:
+        """Plan and commit once, each migration for itself."""
+        if not self._seen_s and not self._cluster.store.count("Migration"):
+            return
+        overdue = self._overdue(asyncio.get_running_loop().time())
+        now_ms = self._env.wall_time_ms()
+        for ops in MigrationPlanner(self._cluster.store, now_ms=now_ms, overdue=overdue).plan():
+            await self._cluster.commit(
+                ops, actor="system:migrations", term=term, timeout_s=PASS_DEADLINE_S
+            )
+
+    def _overdue(self, now_s: float) -> frozenset[str]:
+        under_way = [m for m in self._cluster.store.list("Migration") if active(m.status)]
+        seen = self._seen_s
+        self._seen_s = {m.metadata.uid: seen.get(m.metadata.uid, now_s) for m in under_way}
+        return frozenset(
+            m.metadata.uid
+            for m in under_way
+            if now_s - self._seen_s[m.metadata.uid] > m.spec.get("deadlineS", DEADLINE_S)
+        )
+
+
 class Reconciler:
     """Runs on every node: keeps one worker per instance that is assigned or still here."""
 
@@ -51,6 +96,7 @@ class Reconciler:
         hypervisor: Hypervisor,
         network: NetworkBackend,
         builder: GuestBuilder,
+        disks: Disks,
         authority: Authority,
         report: Callable[[Assignment, InstanceStatus, tuple[Phase, ...]], None],
     ) -> None:
@@ -65,11 +111,13 @@ class Reconciler:
             hypervisor=hypervisor,
             network=network,
             builder=builder,
+            disks=disks,
             authority=authority,
             report=report,
             network_of=self._network_of,
         )
         self.workers: dict[str, Worker] = {}
+        env.transport.on_stream(MOVE_STREAM, self._on_memory)
 
     def adopt(self, processes: list[HypervisorInstance]) -> None:
         """Make workers for the VMs that the guard still runs from before a restart."""
@@ -119,6 +167,14 @@ class Reconciler:
         if worker is not None:
             worker.history.next_check_s = 0.0
             worker.wake()
+
+    async def _on_memory(self, caller: str, payload: bytes, stream: Stream) -> None:
+        """Another node sends the memory of an instance that is to be moved here."""
+        opening = msgspec.msgpack.decode(payload, type=MoveOpening)
+        worker = self.workers.get(opening.instance)
+        if worker is None:
+            raise BlixardError("MIGRATION_REFUSED", f"{opening.instance} is not to come here")
+        await worker.mover.receive(caller, opening, stream)
 
     def _worker(self, uid: str) -> Worker:
         worker = self.workers.get(uid)

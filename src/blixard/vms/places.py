@@ -37,11 +37,15 @@ class Places:
         return self._addresses.allocate(network)
 
     def choose(
-        self, vm: Resource, spec: VMSpec, wanted: InstanceSpec
+        self, vm: Resource, spec: VMSpec, wanted: InstanceSpec, *, home: str = ""
     ) -> tuple[Choice, InstanceSpec | None]:
-        """Reserve room on the best node: why that one, and the placed instance; None: no room."""
-        request = _request(spec, wanted)
-        choice = choose(request, self._rooms.seen_by(vm.metadata.uid))
+        """Reserve room on the best node: why that one, and the placed instance; None: no room.
+
+        *home*: the uid of the only node that will do.
+        """
+        request = request_of(spec, wanted)
+        rooms = self._rooms.seen_by(vm.metadata.uid)
+        choice = choose(request, [room for room in rooms if not home or room.uid == home])
         if choice.node is None:
             return choice, None
         self._rooms.reserve(choice.node.uid, vm.metadata.uid, request)
@@ -62,16 +66,17 @@ class Places:
         Where the node lacks something, the old room is given back, unless it is to be kept.
         """
         node, owner = new.node, vm.metadata.uid
-        self._rooms.release(node, owner, _request(spec, old))
-        lacks = shortage(_request(spec, new), self._rooms.of_node(node))
+        self._rooms.release(node, owner, request_of(spec, old))
+        lacks = shortage(request_of(spec, new), self._rooms.of_node(node))
         if not lacks:
-            self._rooms.reserve(node, owner, _request(spec, new))
+            self._rooms.reserve(node, owner, request_of(spec, new))
         elif keep:
-            self._rooms.reserve(node, owner, _request(spec, old))
+            self._rooms.reserve(node, owner, request_of(spec, old))
         return lacks
 
 
-def _request(spec: VMSpec, instance: InstanceSpec) -> PlacementRequest:
+def request_of(spec: VMSpec, instance: InstanceSpec) -> PlacementRequest:
+    """Return what an instance of a VM needs of a node."""
     return PlacementRequest(
         vcpus=instance.vcpus,
         memory_mib=instance.memory_mib,

@@ -21,13 +21,14 @@ STABLE_AFTER_S = 60.0  # an instance that ran this long starts its back-off anew
 STOP_GRACE_S = 10.0
 
 
-class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    """One instance that the cluster gave to this node."""
+class Assignment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One instance that the cluster gave to this node; ``incoming``: it is to be moved here."""
 
     uid: str
     namespace: str
     name: str
     spec: InstanceSpec
+    incoming: bool = False
 
 
 class History(msgspec.Struct, kw_only=True):
@@ -63,6 +64,15 @@ StepKind = Literal[
     "rest",
     "end",
     "retire",
+    "await",
+    "tell",
+    "send",
+    "abandon",
+    "arrive",
+    "go on",
+    "doubt",
+    "drop",
+    "forget",
 ]
 
 

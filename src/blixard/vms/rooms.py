@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
+from blixard.cluster.moves import move_of
 from blixard.cluster.resources import Resource
 from blixard.cluster.store import Store
 from blixard.placement.choice import VM_ROLE, NodeRoom, PlacementRequest
@@ -31,13 +34,12 @@ class Rooms:
         self._seen: dict[str, NodeRoom] = {}
         groups = {vm.metadata.uid: _group(vm) for vm in store.list("VM")}
         for instance in store.list("Instance"):
-            spec = instance.spec
-            node = spec.get("node", "")
-            if node in self._use:
-                owner = instance.metadata.owner
-                self._count(node, owner, spec.get("vcpus", 1), spec.get("memoryMib", 0))
-                if groups.get(owner):
-                    self._groups.setdefault(node, []).append(groups[owner])
+            spec, owner = instance.spec, instance.metadata.owner
+            for node in _nodes_of(spec):
+                if node in self._use:
+                    self._count(node, owner, spec.get("vcpus", 1), spec.get("memoryMib", 0))
+                    if groups.get(owner):
+                        self._groups.setdefault(node, []).append(groups[owner])
 
     def _count(self, node: str, owner: str, vcpus: int, memory_mib: int, *, sign: int = 1) -> None:
         self._seen.pop(node, None)
@@ -96,6 +98,12 @@ class Rooms:
             groups=tuple(self._groups.get(uid, ())),
             labels={**node.metadata.labels, **node.spec.get("labels", {})},
         )
+
+
+def _nodes_of(spec: dict[str, Any]) -> tuple[str, ...]:
+    """Return where an instance takes room: on its node, and where it is being moved."""
+    move = move_of(spec)
+    return (spec.get("node", ""), *((move["target"],) if move is not None else ()))
 
 
 def _group(vm: Resource) -> str:

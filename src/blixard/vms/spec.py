@@ -9,6 +9,8 @@ from msgspec import Meta
 
 from blixard.base.machine import Machine
 from blixard.ports.guests import GuestRecipe
+from blixard.storage.spec import InstanceVolume, VolumeClaim
+from blixard.vms.moves import Move
 
 Phase = Literal[
     "Pending",
@@ -177,6 +179,7 @@ class VMSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_u
     readiness: Readiness = Readiness()
     placement: PlacementSpec = PlacementSpec()
     restart_generation: Annotated[int, Meta(ge=0)] = 0
+    volumes: tuple[VolumeClaim, ...] = ()
 
 
 class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -185,7 +188,8 @@ class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     ``node`` is a node uid (empty: not placed); ``run`` grows with every new placement;
     ``fenced``: the guard kills it when the node's lease ends, surely: the cluster may count on it.
     ``guard`` is what the guard is to do (empty: as ``fenced`` says), ``guard_seq`` is raised by
-    each change of that (guarding.py). Memory in MiB.
+    each change of that (guarding.py). ``migration`` stands there as long as the instance may still
+    be moved while it runs (moves.py). Memory in MiB.
     """
 
     vm: str
@@ -210,6 +214,13 @@ class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     placement: str = ""
     vm_generation: int = 0
     restart_generation: int = 0
+    migration: Move | msgspec.UnsetType = msgspec.UNSET
+    volumes: tuple[InstanceVolume, ...] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def disks(self) -> tuple[InstanceVolume, ...]:
+        """The volumes that it is bound to; its document says nothing of them if it has none."""
+        return self.volumes or ()
 
 
 class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -221,6 +232,8 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     built or found), ``prepare`` (tap and stopped hypervisor), ``start`` (guard armed, leader asked,
     CPUs released), ``boot`` (until the agent answers), ``ready`` (until the checks given do).
     ``guard`` and ``guard_seq`` are what the node's guard has confirmed for a process of this run.
+    ``paused_for`` is the migration for which the CPUs stood still, ``arrived_by`` the one that
+    brought the memory with which this run goes on, ``arrival_ms`` how long the target stood still.
     """
 
     phase: Phase = "Pending"
@@ -235,6 +248,9 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     phases_ms: dict[str, int] = {}
     guard: Literal["", "keep", "fence"] = ""
     guard_seq: int = 0
+    paused_for: str | msgspec.UnsetType = msgspec.UNSET
+    arrived_by: str | msgspec.UnsetType = msgspec.UNSET
+    arrival_ms: int | msgspec.UnsetType = msgspec.UNSET
 
 
 def is_fenced(spec: VMSpec) -> bool:

@@ -13,7 +13,11 @@ from blixard.ports.environment import Environment
 from blixard.ports.guests import GuestBuilder, GuestRecipe
 from blixard.ports.hypervisor import Hypervisor, HypervisorInstance, LaunchPlan
 from blixard.ports.network import NetworkBackend
+from blixard.vms.disks import Disks
 from blixard.vms.guarding import mode_of
+from blixard.vms.mover import Mover
+from blixard.vms.moves import MoveAnswer, MoveWord
+from blixard.vms.moving import moving_step
 from blixard.vms.reconcile import (
     STOP_GRACE_S,
     Assignment,
@@ -31,7 +35,7 @@ from blixard.vms.spec import LIFECYCLE, Event, InstanceSpec, InstanceStatus, Pha
 CONSOLE_LINES = 20
 GUARD_RETRY_S = 1.0
 PATH_MAX = 8  # phases between two reports; more are told as Unknown and the last
-_READY: dict[Phase, Event | Literal[""]] = {"Starting": "ready", "Running": ""}
+_READY: dict[Phase, Event | Literal[""]] = {"Starting": "ready", "Running": "", "Migrating": ""}
 _WITH_PROCESS = ("Starting", "Running", "Paused", "Migrating", "Stopping")
 IDLE_S = 30.0  # a worker with nothing to do looks again this often
 
@@ -53,6 +57,9 @@ class Authority(Protocol):
     async def confirm_start(self, uid: str, run: int, epoch: int) -> bool:
         """Ask the leader, linearizably, whether this run in this epoch may start."""
 
+    async def tell_move(self, word: MoveWord) -> MoveAnswer:
+        """Tell the leader of a migration. Raises BlixardError: what came of it is unknown."""
+
 
 class Tools(msgspec.Struct, frozen=True):
     """The outside of a worker."""
@@ -64,6 +71,7 @@ class Tools(msgspec.Struct, frozen=True):
     authority: Authority
     report: Callable[[Assignment, InstanceStatus, tuple[Phase, ...]], None]
     network_of: Callable[[str], tuple[str, int, int]]
+    disks: Disks = msgspec.field(default_factory=lambda: Disks({}, ""))
 
 
 class Worker:
@@ -84,6 +92,8 @@ class Worker:
         self._phases_ms: dict[str, int] = {}
         self._last: Assignment | None = None
         self._guarded: tuple[Literal["", "keep", "fence"], int] = ("", 0)
+        self.mover = Mover(self)
+        self._holds = True  # its volumes, for all that is known
 
     def assign(self, assignment: Assignment | None) -> None:
         """Give the newest assignment; None: the instance is no longer ours."""
@@ -97,6 +107,7 @@ class Worker:
                 self.history = History()
                 self._status, self._path = InstanceStatus(phase="Unknown"), ["Unknown"]
                 self._guarded = ("", 0)
+                self.mover.arrived = None
             elif old.spec.node_epoch != assignment.spec.node_epoch:
                 self.report_again()
         self.wake()
@@ -123,12 +134,25 @@ class Worker:
         if process is None and self._status.phase in _WITH_PROCESS:
             self._go("exited")  # the guard is gone, and what it held with it
         self._note_guard(process)
+        authority, key = self._tools.authority.granted(), self._recipe_key()
+        step = None
+        if authority:
+            step = moving_step(
+                self.assignment,
+                process,
+                self.mover.moving,
+                built=self.history.built_for == key,
+                now_s=_now(),
+            )
+        if step is not None:
+            await self.mover.do(step, process)
+            return step
         step = decide(
             self.assignment,
             process,
             self.history,
-            authority=self._tools.authority.granted(),
-            recipe_key=self._recipe_key(),
+            authority=authority,
+            recipe_key=key,
             now_s=_now(),
         )
         await self._do(step, process)
@@ -177,7 +201,7 @@ class Worker:
                 assert process is not None
                 await self._collect(process)
             case "rest":
-                self._rest(step)
+                await self._rest(step)
             case "retire" | "end":
                 await self._retire(process)
             case "wait":
@@ -187,8 +211,9 @@ class Worker:
     async def _build(self) -> None:
         assert self.assignment is not None
         spec = self.assignment.spec
-        self._go("build")
-        self._say()
+        if not self.assignment.incoming:
+            self._go("build")
+            self._say()
         began_s = _now()
         async with self._build_lock:
             built = await self._tools.builder.build(spec.recipe, lambda _line: None)
@@ -283,6 +308,8 @@ class Worker:
         if spec.network and spec.ip:
             gateway, prefix, mtu = self._tools.network_of(spec.network)
             tap = await self._tools.network.ensure_tap(spec.network, self.uid)
+        self._holds = True
+        disks = await self._tools.disks.attach(spec, epoch)
         return LaunchPlan(
             instance_uid=self.uid,
             name=assignment.name,
@@ -298,6 +325,7 @@ class Worker:
             gateway=gateway,
             mtu=mtu,
             node=spec.node_name,
+            disks=disks,
         )
 
     async def _check(self, process: HypervisorInstance) -> None:
@@ -307,6 +335,7 @@ class Worker:
         spec = current.spec
         if not self.history.launched_s:
             self._adopt(spec)
+        self.mover.back()
         answered = await self._answers(spec)
         after_check(spec, self.history, answered=answered, now_s=_now())
         if self.history.ready:
@@ -317,7 +346,7 @@ class Worker:
             self.history.reason = f"not ready within {spec.readiness.start_timeout_s:g} s"
             await self._give_up()
         else:
-            quiet = self._status.phase in ("Starting", "Running", "Stopping")
+            quiet = self._status.phase in ("Starting", "Running", "Migrating", "Stopping")
             self._go("" if quiet else "launch")
             self._say(pid=process.pid)
 
@@ -385,16 +414,24 @@ class Worker:
         self._go("" if self._status.phase == "Failed" else "exited")
         self._say(reason=self.history.reason, console=console)
 
-    def _rest(self, step: Step) -> None:
+    async def _rest(self, step: Step) -> None:
+        await self._give_back()
         why = "it ended and its restart policy keeps it so" if step.why == "completed" else ""
         self._go("" if self._status.phase == "Stopped" else "rest")
         self._say(reason=why)
 
+    async def _give_back(self) -> None:
+        """No process has the volumes open: another node may, once this one says Stopped."""
+        if self._holds and self._last is not None and self._last.spec.disks:
+            await self._tools.disks.detach(self._last.spec, self._tools.authority.epoch)
+        self._holds = False
+
     async def _retire(self, process: HypervisorInstance | None) -> None:
         if process is not None:
             await self._tools.hypervisor.forget(self.uid)
+        await self._give_back()
         await self._tools.network.release_tap(self.uid)
-        self.ended = True
+        self.ended = self.assignment is None  # it may have come back meanwhile
 
     def _failed(self, error: BlixardError) -> Step:
         self._tools.env.log(
@@ -445,9 +482,10 @@ class Worker:
         console: list[str] | None = None,
     ) -> None:
         """Report the phase that the table led to, if anything of it is new."""
-        if self.assignment is None:
+        if self.assignment is None or self.assignment.incoming:
             return
         now_ms = self._tools.env.wall_time_ms()
+        arrived = self.mover.arrived
         old, phase = self._status, self._status.phase
         started_at = now_ms if started else (0 if phase in ("Building", "Stopped") else None)
         trying = phase in ("Failed", "Building", "Starting") and not ready  # the last failure stays
@@ -464,6 +502,8 @@ class Worker:
             phases_ms=dict(self._phases_ms),
             guard=self._guarded[0],
             guard_seq=self._guarded[1],
+            arrived_by=arrived[0] if arrived is not None else msgspec.UNSET,
+            arrival_ms=arrived[1] if arrived is not None else msgspec.UNSET,
         )
         if new != old or self._path:
             path, self._path = tuple(self._path) or (phase,), []

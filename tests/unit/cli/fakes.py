@@ -17,10 +17,13 @@ KINDS = {
     "functions": "Function",
     "events": "Event",
     "operations": "Operation",
+    "migrations": "Migration",
     "apikeys": "ApiKey",
     "jointokens": "JoinToken",
     "networks": "Network",
     "clusterconfigs": "ClusterConfig",
+    "storagepools": "StoragePool",
+    "volumes": "Volume",
 }
 
 

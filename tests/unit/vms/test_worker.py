@@ -179,3 +179,20 @@ def test_what_it_does_not_know_it_refuses():
     worker = Outside().worker
     with pytest.raises(BlixardError, match="knows no"):
         worker._go("resume")
+
+
+def test_an_instance_that_comes_back_while_its_worker_takes_leave_is_started():
+    async def scenario(outside):
+        async def comes_back(_uid):
+            outside.assign(run=2)
+
+        await become_ready(outside)
+        outside.worker.assign(None)
+        await outside.steps(2)
+        outside.release_tap = comes_back
+        await outside.steps(1)
+        assert not outside.worker.ended
+        outside.answers()
+        await outside.steps(3)
+
+    assert play(scenario).phases[-1] == "Running"

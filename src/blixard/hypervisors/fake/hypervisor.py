@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -14,10 +14,12 @@ from blixard.ports.hypervisor import (
     Invocation,
     InvocationResult,
     LaunchPlan,
+    MigrationFigures,
 )
 from blixard.ports.transport import Stream
 
 _FIRST_PID = 1000
+_PART, _REST, _HAVE_ALL = b"p", b"r", b"all"
 
 
 class FakeHypervisor:
@@ -25,7 +27,8 @@ class FakeHypervisor:
 
     A test plays the world: :meth:`advance` lets deadlines pass, :meth:`crash` ends a process,
     :attr:`guests` says what the agents answer (absent: they do not), :attr:`failing` names
-    instances that do not start, :attr:`handlers` what loaded functions answer (absent: the event).
+    instances that do not start, :attr:`memory` what each guest has in mind, :attr:`handlers` what
+    loaded functions answer (absent: the event).
     """
 
     def __init__(self) -> None:
@@ -33,6 +36,7 @@ class FakeHypervisor:
         self.guests: dict[str, GuestStatus] = {}
         self.consoles: dict[str, list[str]] = {}
         self.failing: set[str] = set()
+        self.memory: dict[str, bytes] = {}
         self.handlers: dict[str, Callable[[Invocation], InvocationResult]] = {}
         self.loaded: dict[str, str] = {}  # the handler, by instance uid
         self.calls: list[tuple[str, str]] = []
@@ -121,7 +125,7 @@ class FakeHypervisor:
         """Let the CPUs run."""
         self.calls.append(("resume", instance_uid))
         self._check_alive(instance_uid)
-        self._set(instance_uid, state="running")
+        self._set(instance_uid, state="running", ran=True)
 
     async def pause(self, instance_uid: str) -> None:
         """Stop the CPUs."""
@@ -149,6 +153,61 @@ class FakeHypervisor:
             raise BlixardError("HYPERVISOR_UNAVAILABLE", f"{instance_uid} is still running")
         self._instances.pop(instance_uid, None)
         self._deadlines.pop(instance_uid, None)
+
+    def copies_live(self) -> bool:
+        """Every copy is safe."""
+        return True
+
+    async def send_state(
+        self,
+        instance_uid: str,
+        stream: Stream,
+        *,
+        live: bool,
+        switch: Callable[[], Awaitable[None]],
+    ) -> MigrationFigures:
+        """Send the memory, once before the switch if *live*, and wait for the acknowledgement."""
+        self.calls.append(("send_state", instance_uid))
+        self._check_running(instance_uid)
+        sent = self.memory.get(instance_uid, b"")
+        try:
+            if live:
+                await stream.send(_PART + sent)
+            self._check_running(instance_uid)
+        except ConnectionError as error:
+            raise BlixardError("MIGRATION_FAILED", f"{instance_uid}: {error}") from error
+        self._set(instance_uid, state="paused")
+        await switch()
+        rest = self.memory.get(instance_uid, b"")
+        try:
+            await stream.send(_REST + rest)
+            answer = await stream.receive()
+        except ConnectionError as error:
+            raise BlixardError("MIGRATION_FAILED", f"{instance_uid}: {error}") from error
+        if answer != _HAVE_ALL:
+            raise BlixardError("MIGRATION_FAILED", f"{instance_uid}: the receiver gave up")
+        sent_bytes = len(rest) + (len(sent) if live else 0)
+        return MigrationFigures(total_ms=0, downtime_ms=0, bytes_sent=sent_bytes)
+
+    async def receive_state(self, instance_uid: str, stream: Stream) -> None:
+        """Take the memory."""
+        self.calls.append(("receive_state", instance_uid))
+        process = self._instances.get(instance_uid)
+        if process is None or process.state != "paused" or not process.plan.incoming:
+            raise BlixardError("MIGRATION_FAILED", f"{instance_uid} does not wait for a state")
+        try:
+            while (frame := await stream.receive()) is not None:
+                if frame[:1] == _REST:
+                    self.memory[instance_uid] = frame[1:]
+                    await stream.send(_HAVE_ALL)
+                    return
+        except ConnectionError as error:
+            raise BlixardError("MIGRATION_FAILED", f"{instance_uid}: {error}") from error
+        raise BlixardError("MIGRATION_FAILED", f"{instance_uid}: the sender gave up")
+
+    def _check_running(self, uid: str) -> None:
+        if uid not in self._instances or self._instances[uid].state != "running":
+            raise BlixardError("MIGRATION_FAILED", f"{uid} does not run")
 
     async def guest_status(self, instance_uid: str) -> GuestStatus:
         """Return what the test put into :attr:`guests`."""

@@ -33,6 +33,7 @@ class Instance:
         self.seq = 0
         self.epoch = 0
         self.killed_by_guard = False
+        self.ran = False
 
     def expired(self) -> bool:
         """Tell whether its deadline has passed."""
@@ -51,6 +52,7 @@ class Instance:
             "deadline_ns": self.deadline_ns,
             "guard_seq": self.seq,
             "guard_epoch": self.epoch,
+            "ran": self.ran,
         }
 
 
@@ -171,6 +173,7 @@ class Instances:
     def _mark(self, instance: Instance, state: str) -> dict[str, Any]:
         _check_alive(instance)
         instance.state = "running" if state == "running" else "paused"
+        instance.ran = instance.ran or state == "running"
         return instance.facts()
 
     def _forget(self, instance: Instance) -> dict[str, Any]:

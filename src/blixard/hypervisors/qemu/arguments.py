@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from blixard.hypervisors.qemu import disks
 from blixard.ports.hypervisor import LaunchPlan
 
 BINARY = "/usr/bin/qemu-system-x86_64"
@@ -65,13 +66,18 @@ def guard_plan(
         "uid": plan.instance_uid,
         "launch": msgspec.to_builtins(plan),
         "argv": qemu_arguments(plan, runner, accelerator=accelerator, tsc_khz=tsc_khz),
-        "files": files_of(plan.runner, runner, accelerator=accelerator),
+        "files": {
+            **files_of(plan.runner, runner, accelerator=accelerator),
+            **disks.configurations(plan.disks),
+        },
+        "disks": disks.paths(plan.disks),
+        "secrets": disks.secrets(plan.disks),
         "listen": {"qmp": QMP_SOCKET, "console": CONSOLE_SOCKET, "agent": AGENT_SOCKET},
         "append": {"console-log": CONSOLE_LOG},
         "tap": plan.tap,
         "memory_mib": plan.memory_mib,
         "vcpus": plan.vcpus,
-        "file_bytes_max": FILE_BYTES_MAX,
+        "file_bytes_max": max(FILE_BYTES_MAX, disks.file_bytes(plan.disks)),
     }
 
 
@@ -102,8 +108,8 @@ def qemu_arguments(
 ) -> list[str]:
     """Return the argument list; ``{path:NAME}`` and ``{fd:NAME}`` are filled by the launcher.
 
-    The machine starts with its CPUs stopped (``-S``). Sockets, log, disk and tap come as
-    descriptors: the process needs no right to any directory.
+    The machine starts with its CPUs stopped (``-S``), and waits for a state if the plan says so.
+    Sockets, log, disk and tap come as descriptors: the process needs no right to any directory.
     """
     accel = f"tcg,tb-size={TB_SIZE_MIB}" if accelerator == "tcg" else accelerator
     arguments = [
@@ -157,6 +163,7 @@ def qemu_arguments(
             "-device",
             "virtio-blk-device,drive=root",
         ]
+    arguments += disks.arguments(plan.disks)
     if plan.tap:
         arguments += [
             "-netdev",
@@ -164,4 +171,4 @@ def qemu_arguments(
             "-device",
             f"virtio-net-device,netdev=net0,mac={plan.mac}",
         ]
-    return arguments
+    return [*arguments, "-incoming", "defer"] if plan.incoming else arguments

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ import msgspec
 from blixard.base.errors import BlixardError
 from blixard.hypervisors.guard.client import GuardClient
 from blixard.hypervisors.guard.launch import OUTPUT
-from blixard.hypervisors.qemu import console, functions, streams
+from blixard.hypervisors.qemu import console, functions, migration, streams
 from blixard.hypervisors.qemu.agent import AgentLink
 from blixard.hypervisors.qemu.arguments import (
     AGENT_SOCKET,
@@ -30,6 +30,7 @@ from blixard.hypervisors.qemu.arguments import (
     guard_plan,
     load_runner,
 )
+from blixard.hypervisors.qemu.likeness import FileDigests, likeness_of
 from blixard.hypervisors.qemu.probe import Accelerator, host_tsc_khz, probe
 from blixard.hypervisors.qemu.qmp import QmpClient
 from blixard.ports.hypervisor import (
@@ -38,6 +39,8 @@ from blixard.ports.hypervisor import (
     Invocation,
     InvocationResult,
     LaunchPlan,
+    MigrationFigures,
+    ProcessState,
 )
 from blixard.ports.transport import Stream
 
@@ -45,6 +48,7 @@ QMP_UP_S = 15.0
 POLL_S = 0.02
 ASK_S = 1.0
 LOGS_KEPT = 20
+LEAVING = "leaving"  # a file that is there while a guest's memory is being sent
 
 
 class _Live:
@@ -75,6 +79,9 @@ class QemuHypervisor:
         self._tsc_khz = _read_tsc_khz()
         self._consoles = streams.Consoles()
         self._live: dict[str, _Live] = {}
+        self._progress: dict[str, migration.Progress] = {}
+        self._digests = FileDigests()
+        self._looked = False
         self._exited: dict[str, asyncio.Event] = {}
         self._callback: Callable[[str], None] = lambda _uid: None
         guard.on_exit = self._on_exit
@@ -88,7 +95,20 @@ class QemuHypervisor:
         """Return what the guard holds, in order of uid."""
         answer = await self._guard.call("list")
         found = [_instance(facts) for facts in answer["instances"]]
+        if not self._looked:
+            self._looked = True
+            found = [await self._looked_at(instance) for instance in found]
         return sorted(found, key=lambda i: i.instance_uid)
+
+    async def _looked_at(self, instance: HypervisorInstance) -> HypervisorInstance:
+        """Return an instance as it is: a daemon may have died just as QEMU stopped its CPUs."""
+        uid = instance.instance_uid
+        if instance.state == "running" and os.path.exists(self._path(uid, LEAVING)):
+            with contextlib.suppress(BlixardError):
+                qmp = (await self._connect(uid)).qmp
+                if not (await qmp.execute("query-status"))["running"]:
+                    return _instance(await self._guard.call("mark", uid=uid, state="paused"))
+        return instance
 
     # -- starting --
 
@@ -174,14 +194,93 @@ class QemuHypervisor:
     async def resume(self, instance_uid: str) -> None:
         """Let the CPUs run, if the guard still allows it."""
         live = await self._connect(instance_uid)
-        await self._guard.call("mark", uid=instance_uid, state="running")
+        await migration.check_whole(live.qmp)
+        facts = await self._guard.call("mark", uid=instance_uid, state="running")
+        # A QEMU that waited for the switch-over may start its CPUs when that is called off.
+        await migration.settle(live.qmp)
         await live.qmp.execute("cont")
+        if _instance(facts).plan.incoming:
+            await live.qmp.execute("announce-self", initial=50, max=550, rounds=5, step=100)
 
     async def pause(self, instance_uid: str) -> None:
         """Stop the CPUs."""
         live = await self._connect(instance_uid)
         await live.qmp.execute("stop")
         await self._guard.call("mark", uid=instance_uid, state="paused")
+
+    # -- moving --
+
+    def copies_live(self) -> bool:
+        """Only with KVM: a busy guest that is emulated may be copied wrongly while it runs."""
+        return self.accelerator is not None and self.accelerator.name == "kvm"
+
+    async def send_state(
+        self,
+        instance_uid: str,
+        stream: Stream,
+        *,
+        live: bool,
+        switch: Callable[[], Awaitable[None]],
+    ) -> MigrationFigures:
+        """Send memory and state of a running guest to another host's :meth:`receive_state`."""
+        with self._moving(instance_uid) as progress:
+            process = await self._process(instance_uid, "running", progress)
+            leaving = self._path(instance_uid, LEAVING)
+            with open(leaving, "wb"):
+                pass
+            try:
+                return await migration.Departure(process, stream, live=live).run(switch)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(leaving)
+
+    async def receive_state(self, instance_uid: str, stream: Stream) -> None:
+        """Take memory and state into a process that was started to wait for them."""
+        with self._moving(instance_uid) as progress:
+            process = await self._process(instance_uid, "paused", progress)
+            await migration.Arrival(process, stream).run()
+
+    @contextlib.contextmanager
+    def _moving(self, uid: str) -> Iterator[migration.Progress]:
+        if uid in self._progress:
+            raise migration.failure(f"{uid} is being moved already")
+        self._progress[uid] = migration.Progress()
+        try:
+            yield self._progress[uid]
+        finally:
+            del self._progress[uid]
+
+    async def _process(
+        self, uid: str, state: ProcessState, progress: migration.Progress
+    ) -> migration.Process:
+        """Return what moving an instance needs. Raises BlixardError MIGRATION_FAILED."""
+        with migration.failing("looking at the process"):
+            known = {i.instance_uid: i for i in await self.instances()}
+            if uid not in known or known[uid].state != state:
+                raise migration.failure(f"{uid} is not {state} here")
+            qmp = (await self._connect(uid)).qmp
+            version = await qmp.execute("query-version")
+            likeness = await asyncio.to_thread(
+                likeness_of,
+                known[uid].pid,
+                qemu=f"{version['qemu']} {version['package']}",
+                tsc_khz=self._tsc_khz,
+                digests=self._digests,
+            )
+
+        async def stopped() -> None:
+            await self._guard.call("mark", uid=uid, state="paused")
+
+        return migration.Process(
+            qmp=qmp,
+            progress=progress,
+            likeness=likeness,
+            stop=lambda: self.pause(uid),
+            stopped=stopped,
+            go_on=lambda: self.resume(uid),
+            kill=lambda: self.kill(uid),
+            words=lambda: " | ".join(console.tail(self._path(uid, OUTPUT), 3)),
+        )
 
     # -- ending --
 
@@ -291,6 +390,8 @@ class QemuHypervisor:
     # -- events --
 
     def _on_event(self, uid: str, event: dict[str, Any]) -> None:
+        if uid in self._progress:
+            self._progress[uid].note(event)
         if event.get("event") in ("SHUTDOWN", "RESET", "STOP", "RESUME", "GUEST_PANICKED"):
             self._callback(uid)
 
@@ -330,6 +431,7 @@ def _instance(facts: dict[str, Any]) -> HypervisorInstance:
         # A guard from before an upgrade knows neither: it armed when it started the process.
         guard_seq=int(facts.get("guard_seq", 0)),
         guard_epoch=int(facts.get("guard_epoch", plan.node_epoch)) if armed else 0,
+        ran=bool(facts.get("ran", False)),
     )
 
 

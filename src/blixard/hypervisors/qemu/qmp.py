@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -72,6 +73,13 @@ class QmpClient:
 
     async def execute(self, name: str, **arguments: Any) -> Any:
         """Run a command. Raises BlixardError HYPERVISOR_UNAVAILABLE with QEMU's own words."""
+        return await self._run(name, arguments)
+
+    async def give(self, name: str, descriptor: int) -> None:
+        """Give QEMU a copy of a descriptor, which it keeps under *name*. Raises as `execute`."""
+        await self._run("getfd", {"fdname": name}, descriptor)
+
+    async def _run(self, name: str, arguments: dict[str, Any], descriptor: int = -1) -> Any:
         if self._writer is None:
             raise BlixardError("HYPERVISOR_UNAVAILABLE", "QMP is not connected")
         self._next += 1
@@ -80,7 +88,7 @@ class QmpClient:
         self._answers[number] = future
         try:
             async with asyncio.timeout(CALL_S):
-                self._writer.write(QmpCodec.command(name, number, arguments))
+                self._write(QmpCodec.command(name, number, arguments), descriptor)
                 await self._writer.drain()
                 answer = await future
         except (OSError, TimeoutError) as error:
@@ -90,6 +98,17 @@ class QmpClient:
         if "error" in answer:
             raise BlixardError("HYPERVISOR_UNAVAILABLE", f"QMP {name}: {answer['error']}")
         return answer.get("return")
+
+    def _write(self, command: bytes, descriptor: int) -> None:
+        """Write a command, with a descriptor beside its bytes if one is given."""
+        assert self._writer is not None
+        if descriptor < 0:
+            self._writer.write(command)
+            return
+        if self._writer.transport.get_write_buffer_size():
+            raise BlockingIOError("QMP takes no more")
+        with self._writer.get_extra_info("socket").dup() as own:
+            socket.send_fds(own, [command], [descriptor])
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         codec = QmpCodec()

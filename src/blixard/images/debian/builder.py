@@ -201,9 +201,7 @@ class DebianGuestBuilder:
         await asyncio.to_thread(self._finish_tree, tree, recipe)
         await run([*chroot, "/usr/bin/python3", "-I", "-c", layout.COMPILE], timeout_s=PACK_S)
         progress("packing the root file system")
-        # Times of files stay: Python compiles whatever is not as old as its compiled form says.
-        await run(["mkfs.erofs", "-zlz4", str(target), str(tree)], timeout_s=PACK_S)
-        target.chmod(0o644)
+        await pack_root(tree, target)
         return versions
 
     def _finish_tree(self, tree: pathlib.Path, recipe: GuestRecipe) -> None:
@@ -221,6 +219,14 @@ class DebianGuestBuilder:
         _write(tree / "etc/resolv.conf", "")
         for file in recipe.files:
             _write(inside(tree, file.path), file.content, int(file.mode, 8))
+
+
+async def pack_root(tree: pathlib.Path, target: pathlib.Path) -> None:
+    """Write a root file system; like trees give the same bytes, whenever they were made."""
+    # Times of files stay: Python compiles whatever is not as old as its compiled form says.
+    command = ["mkfs.erofs", "-zlz4", f"-U{layout.ROOT_UUID}", str(target), str(tree)]
+    await run(command, timeout_s=PACK_S)
+    target.chmod(0o644)
 
 
 def _log_folders(tree: pathlib.Path) -> dict[str, tuple[int, int, int]]:

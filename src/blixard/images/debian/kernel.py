@@ -51,7 +51,7 @@ async def build_kernel(target: str, package: str) -> None:
         await run(["depmod", "-b", tree, release], timeout_s=UNPACK_S)
         root = os.path.join(place, "initramfs")
         await asyncio.to_thread(_fill_initramfs, root, modules)
-        await _pack(root, os.path.join(made, "initrd"))
+        await pack_initrd(root, os.path.join(made, "initrd"))
         for name in os.listdir(made):
             os.chmod(os.path.join(made, name), 0o644)
         os.chmod(made, 0o755)
@@ -106,9 +106,15 @@ def _fill_initramfs(root: str, modules: str) -> None:
         os.chmod(path, 0o755)
 
 
-async def _pack(root: str, target: str) -> None:
-    """Write the archive, not compressed: to unpack it would take an emulated guest 0.1 s."""
-    script = 'cd "$1" && find . | LC_ALL=C sort | cpio --quiet -o -H newc --reproducible > "$2"'
+async def pack_initrd(root: str, target: str) -> None:
+    """Write the archive, not compressed: to unpack it would take an emulated guest 0.1 s.
+
+    Like trees give the same bytes, whenever they were made.
+    """
+    script = (
+        'cd "$1" && find . -exec touch -hd "@$SOURCE_DATE_EPOCH" {} + && '
+        'find . | LC_ALL=C sort | cpio --quiet -o -H newc --reproducible > "$2"'
+    )
     await run(["/bin/sh", "-euc", script, "sh", root, target], timeout_s=UNPACK_S)
     os.chmod(target, 0o644)
 

@@ -8,7 +8,7 @@ import re
 
 from blixard.ports.guests import GuestRecipe
 
-BUILDER_VERSION = 6
+BUILDER_VERSION = 7
 SUITE = "bookworm"
 KERNEL_META = "linux-image-6.12-cloud-amd64"
 BASE_PACKAGES = ("python3-minimal", "libpython3-stdlib")
@@ -21,6 +21,9 @@ COMPILE = (
     "cfile='/usr/lib/blixard/agent.pyc', doraise=True, "
     "invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)"
 )
+# Of every root: nodes that build one recipe of like packages get the same bytes, so that a guest
+# can move from one to the other with what it has read of its root in memory.
+ROOT_UUID = "b71bca2d-0000-4000-8000-000000000001"
 SERVICES_PATH = "etc/blixard/services.json"
 
 _NOT_FOUND = re.compile(r"Unable to locate package ([a-z0-9][a-z0-9+.-]*[a-z0-9+])")

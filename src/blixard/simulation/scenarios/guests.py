@@ -158,8 +158,26 @@ def ownerless(stage: Stage) -> list[str]:
     ]  # fmt: skip
 
 
+def no_sleepers(stage: Stage) -> None:
+    """Soon no guest stands still where it should run."""
+    stage.until(
+        _AGREE_S, lambda: not sleepers(stage), "no guest stands still", seen=lambda:
+        ", ".join(sleepers(stage)),
+    )  # fmt: skip
+
+
+def sleepers(stage: Stage) -> list[str]:
+    """Return the instances whose CPUs stand still."""
+    return [
+        f"{process.plan.name} on {host.uid}"
+        for host in stage.world.hosts if host.up
+        for process in host.guests.instances.values() if process.state == "paused"
+    ]  # fmt: skip
+
+
 def check(stage: Stage) -> None:
     """All that has to hold after each operation on VMs."""
     agree(stage)
+    no_sleepers(stage)
     no_orphans(stage)
     no_violations(stage)

@@ -128,11 +128,14 @@ def guests_under_partition(stage: Stage) -> None:
 def stack_of_three(stage: Stage) -> None:
     """Two of five hosts are cut off: a VM of three replicas is there all the time, and whole again.
 
-    The majority starts anew what ran with the minority; no copy runs twice, and all agree after
-    healing.
+    The majority starts anew what ran with the minority, and moves one replica while it runs; no
+    copy runs twice, and all agree after healing.
     """
     simulation = ClusterSimulation(stage)
-    simulation.create_vm_stack("webapp", replicas=_REPLICAS, on_partition="fence")
+    simulation.create_vm_stack(
+        "webapp", replicas=_REPLICAS, on_partition="fence", pool="ssd-pool", replication=3,
+        size_gb=20,
+    )  # fmt: skip
     few, many = stage.world.hosts[:2], stage.world.hosts[2:]
     if stage.draw.random() < 0.5:  # the leader and one beside it, with or without replicas
         few = [stage.leader(), stage.follower()]
@@ -148,10 +151,16 @@ def stack_of_three(stage: Stage) -> None:
         stage.expect(running >= set(kept), "what ran with the majority runs on", "availability")
     simulation.verify_vm_availability("webapp", at_least=_REPLICAS)
     simulation.verify_no_vm_split_brain()
+    simulation.verify_ceph_quorum_maintained()
     stage.happened("replicas moved" if len(kept) < _REPLICAS else "nothing to move")
+    home = simulation.moves.home("webapp-1")
+    target = stage.draw.choice([host for host in many if host is not home])
+    simulation.trigger_live_migration("webapp-1", target.number - 1)
+    simulation.verify_vm_migrated_successfully("webapp-1")
     simulation.heal_partition()
     simulation.run_for(10)
     simulation.verify_cluster_convergence(within_s=40)
+    simulation.verify_ceph_rebalancing_complete()
     no_violations(stage)
 
 
@@ -214,6 +223,7 @@ SCENARIOS = (
     Scenario(
         name="partitions/stack-of-three", rows=("SIM-31", "fault/10"),
         incident="a service that was gone, or there twice, while two racks did not see each other",
-        act=stack_of_three, prepare=serve, nodes=5, node=True, clients=1, happens=("partition",),
+        act=stack_of_three, prepare=serve, nodes=5, node=True, clients=1,
+        happens=("partition", "migration verified"),
     ),
 )  # fmt: skip

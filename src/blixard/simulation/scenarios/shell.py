@@ -64,9 +64,9 @@ class Shell:
         self._stage = stage
         self._root = root
         env = stage.world.client(_CLIENT)
-        self._outside = SimOutside(env, stage.world.loop)
+        self.outside = SimOutside(env, stage.world.loop)
         nodes = [host.uid for host in stage.world.hosts]
-        self.client = ApiClient(*nodes, outside=self._outside)
+        self.client = ApiClient(*nodes, outside=self.outside)
 
     def __call__(self, *arguments: str) -> Ran:
         """Run one command line while the world goes on."""
@@ -74,7 +74,7 @@ class Shell:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = run(
                 self._root, list(arguments), {"NO_COLOR": "1"}, api=self.client,
-                now_ms=self._outside.time_ms(), clock=self._outside,
+                now_ms=self.outside.time_ms(), clock=self.outside,
             )  # fmt: skip
         self._stage.run_for(0)
         return Ran(code, out.getvalue(), err.getvalue())

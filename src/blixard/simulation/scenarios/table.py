@@ -13,6 +13,7 @@ from blixard.simulation.scenarios import (
     leaders,
     members,
     membership,
+    migrations,
     operations,
     partitions,
     pauses,
@@ -20,6 +21,7 @@ from blixard.simulation.scenarios import (
     restarts,
     sick_disks,
     snapshots,
+    storage,
     undisturbed,
     versions,
 )
@@ -37,11 +39,13 @@ _AREAS = (
     versions,
     commands,
     operations,
+    migrations,
     undisturbed,
     leaders,
     membership,
     recovery,
     divergence,
+    storage,
     functions,
 )
 
