@@ -165,7 +165,7 @@ class ApiService:
         if action in LEADER or (sub is not None and sub.where == "leader"):
             alone = sub is not None  # it may take longer than a write
             return await self._forwarder.on_leader(request, deadline, local, alone=alone)
-        if self._standing.replica() is None:
+        if not self._answers(sub):
             if action == "watch":
                 return await self._watch_elsewhere(request, deadline)
             once = sub is not None and sub.once
@@ -182,6 +182,13 @@ class ApiService:
         if self._handlers.join is None:
             raise BlixardError("NOT_FOUND", "this node admits nobody")
         return json_response(await self._handlers.join(request))
+
+    def _answers(self, sub: SubResource | None) -> bool:
+        """Tell whether this node holds the state, and is asked for nothing that a voter must do."""
+        standing = self._standing
+        if standing.replica() is None:
+            return False
+        return sub is None or not sub.voters_only or standing.votes(standing.own_uid)
 
     def _is_recent(self, route: Route) -> bool:
         """Tell whether what is known here does: the object is, and a leader was heard of."""

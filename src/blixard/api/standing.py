@@ -75,7 +75,8 @@ class SubResource(msgspec.Struct, frozen=True, kw_only=True):
     on the leader, or on any voter after a linearizable read. ``at_end``: the frame that tells a
     stream on another node that the client has no more input. ``once``: it may do something twice
     if it is asked for twice, so a lost answer is not asked for again; ``recent``: the state of a
-    moment ago does, while the node hears of a leader. ``raw``: the body is the handler's to read,
+    moment ago does, while the node hears of a leader. ``voters_only``: it asks other nodes for
+    what they give to voters alone. ``raw``: the body is the handler's to read,
     up to ``body_max`` bytes (0: as for all); ``default_s``: its time if the client gives none.
     """
 
@@ -89,6 +90,7 @@ class SubResource(msgspec.Struct, frozen=True, kw_only=True):
     where: Literal["leader", "voter"] = "voter"
     once: bool = False
     recent: bool = False
+    voters_only: bool = False
     raw: bool = False
     body_max: int = 0
     default_s: float = 0.0

@@ -250,8 +250,9 @@ def _report(found: Object) -> str:
         f"instances  {', '.join(counts)}; {state.get('waiting', 0)} calls wait",
         f"calls      {state.get('calls', 0)}, of them {state.get('coldStarts', 0)} cold",
         f"code       {spec.get('runtime', 'python')}, {spec.get('handler', '')}, {size} bytes",
-        f"limits     {', '.join(limits)}",
     ]
+    if limits:
+        lines.append(f"limits     {', '.join(limits)}")
     return "\n".join(lines)
 
 

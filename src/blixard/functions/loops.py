@@ -39,6 +39,8 @@ from blixard.ports.guests import GuestBuilder
 from blixard.ports.hypervisor import Hypervisor, HypervisorInstance
 
 CALLS_KEPT = 1_000
+STOP_S = 3.0
+LEAST_S = 0.05  # of a call's time must be left when it gets its instance
 NEWER_S = 2.0  # how long a call waits for code that is newer than what can be started here
 PREPARE_FIRST_S, PREPARE_MAX_S = 1.0, 120.0
 _MS = 1000.0
@@ -91,11 +93,25 @@ class FunctionNode:
         self.pool = NodePool(env.new_id)
         self._tickets: dict[int, asyncio.Future[Instance]] = {}
         self._last_ticket = 0
+        self._stopped = False
         # Of instances not called yet: when they were ready, and how long their start took.
         self._starts: dict[str, tuple[float, dict[str, float]]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._news = asyncio.Event()
         self.records: deque[CallRecord] = deque(maxlen=CALLS_KEPT)
+
+    async def stop(self) -> None:
+        """End all guests, within a few seconds: after this daemon nobody calls them."""
+        self._stopped = True
+        self.pool.stop()
+        self._act()
+        try:
+            async with asyncio.timeout(STOP_S):
+                while self.pool.used_mib:
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            self._env.log("warning", "functions_not_ended", memory_mib=self.pool.used_mib)
 
     # -- duties --
 
@@ -108,6 +124,8 @@ class FunctionNode:
 
     def assign(self, duties: FunctionDuties) -> None:
         """Take the node's functions, and begin to make ready what is new."""
+        if self._stopped:
+            return
         self.pool.assign(duties)
         uids = {duty.uid for duty in duties.functions}
         for key in [key for key in self._prepared if key[0] not in uids]:
@@ -163,7 +181,9 @@ class FunctionNode:
         """
         arrived_s = _now()
         end_s = arrived_s + request.left_s
-        until_s = min(end_s, arrived_s + WAIT_MAX_S)
+        # A call that got its instance in the last moment would be begun and not answered.
+        least_s = min(LEAST_S, request.left_s / 2)
+        until_s = min(end_s - least_s, arrived_s + WAIT_MAX_S)
         if not self._authority.granted():
             raise BlixardError("FUNCTION_NOT_READY", "this node has no lease: it serves no calls")
         await self._newer(request, min(until_s, arrived_s + NEWER_S))
@@ -219,9 +239,11 @@ class FunctionNode:
         """Have an instance serve a call; it is used again only after an answer in time."""
         began_s, reusable = _now(), False
         duty = self.pool.duty(request.function) or instance.duty
-        limit_s = max(0.001, min(duty.timeout_s, end_s - began_s))
+        left_s = max(0.001, end_s - began_s)
         try:
-            result = await self._guests.invoke(instance, request, limit_s=limit_s)
+            result = await self._guests.invoke(
+                instance, request, timeout_s=duty.timeout_s, left_s=left_s
+            )
             reusable = self.reusable(result.status)
         finally:
             if reusable:

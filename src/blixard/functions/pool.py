@@ -180,6 +180,14 @@ class NodePool:
         function = self._functions.get(function_uid)
         return None if function is None or function.dropped else function
 
+    def stop(self) -> None:
+        """Serve nothing more: every guest ends, busy ones too."""
+        for function in list(self._functions.values()):
+            if not function.dropped:
+                self._drop(function)
+        for uid in list(self._of):
+            self.broken(uid)
+
     def prepared(self, duty: FunctionDuty) -> None:
         """The guest of this generation is built and its source is here."""
         function = self._functions.get(duty.uid)

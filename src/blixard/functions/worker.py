@@ -20,7 +20,8 @@ from blixard.ports.hypervisor import (
 BOOT_S = 60.0  # a guest that says nothing so long is ended
 LOAD_S = 30.0
 LOOK_FIRST_S, LOOK_MAX_S = 0.002, 0.05
-ANSWER_MARGIN_S = 2.0  # after the deadline of a call its guest has this long to say so
+ANSWER_MARGIN_S = 2.0  # after its time limit a call's guest has this long to say so
+BACK_S = 0.2  # of the caller's time, at most a tenth of it, for that word to come back
 END_RETRY_S = 1.0
 _MS = 1000.0
 
@@ -158,13 +159,14 @@ class Guests:
                 raise BlixardError("GUEST_START_FAILED", f"its process ended: {words}")
 
     async def invoke(
-        self, instance: Instance, call: CallRequest, *, limit_s: float
+        self, instance: Instance, call: CallRequest, *, timeout_s: float, left_s: float
     ) -> InvocationResult:
-        """Run the handler once.
+        """Run the handler once: at most *timeout_s*, and at most what is left to the caller.
 
         Raises:
             BlixardError: OUTCOME_UNKNOWN: the guest fell silent; the call may have run.
         """
+        limit_s = max(0.001, min(timeout_s, left_s - min(BACK_S, left_s / 10)))
         invocation = Invocation(
             request_id=call.request_id,
             handler=instance.duty.handler,
@@ -173,7 +175,7 @@ class Guests:
             context={**call.context, "memory_limit_in_mb": str(instance.duty.memory_mib)},
         )
         try:
-            async with asyncio.timeout(limit_s + ANSWER_MARGIN_S):
+            async with asyncio.timeout(min(left_s, limit_s + ANSWER_MARGIN_S)):
                 result = await self._hypervisor.invoke(instance.uid, invocation)
         except TimeoutError as error:
             raise unknown(f"its guest said nothing for {limit_s:g} s") from error

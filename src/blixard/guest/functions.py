@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 
 READABLE_PIPE = 1  # POLLIN
+ALLOWED_MAX_S = 86_400
 
 
 class Request:
@@ -58,7 +59,11 @@ class Request:
         self.head: dict[str, Any] = decode(line)
         self.size = body_size(self.head)
         self.allowed_s = float(self.head["deadline_s"])
+        if not 0 <= self.allowed_s <= ALLOWED_MAX_S:
+            raise ValueError(f"a request has 0 to {ALLOWED_MAX_S} seconds")
         self.deadline = now + self.allowed_s
+        self.id = str(self.head.get("id", ""))
+        self.context = encode(self.head.get("context", {}))
         self.missing = self.size
         self.taken = 0
         self.pieces: list[bytes] = []
@@ -106,7 +111,8 @@ class Functions:
             self.unload()
         elif self.runner is None:
             self.start()
-        self.advance()
+        if self.request is not None:
+            self.advance()
 
     def handle(self, kind: int, stream: int, payload: bytes) -> None:
         """Take a frame of the request under way; others are of requests that are over."""
@@ -162,12 +168,12 @@ class Functions:
                 request.begun = True
                 runner.log.tail = b""  # what was printed between calls is nobody's
                 head = {
-                    "id": request.head["id"],
-                    "context": request.head["context"],
+                    "id": request.id,
                     "remaining_s": request.deadline - time.monotonic(),
                     "bytes": request.size,
                 }
-                request.pieces.insert(0, encode(head) + b"\n")
+                line = b'%b, "context": %b}\n' % (encode(head)[:-1], request.context)
+                request.pieces.insert(0, line)
             pieces, request.pieces = request.pieces, []
             runner.write(b"".join(pieces))
 
@@ -206,9 +212,8 @@ class Functions:
 
     def refuse(self, request: Request, status: str, kind: str, message: str) -> None:
         """Answer with an error document as AWS Lambda makes it."""
-        request_id = str(request.head.get("id", ""))
-        document = {"errorMessage": message, "errorType": kind, "requestId": request_id}
-        body = encode(document)[: PAYLOAD_BYTES_MAX // 2]
+        document = {"errorMessage": message[:1000], "errorType": kind, "requestId": request.id}
+        body = encode(document)
         log = self.runner.log.taken() if self.runner is not None else []
         head = {"status": status, "error_type": kind, "log": log, "bytes": len(body)}
         self.host.send(RESULT, request.stream, encode(head) + b"\n" + body)

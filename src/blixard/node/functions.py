@@ -62,6 +62,7 @@ class FunctionGateway:
                 unary=self._invoke,
                 once=True,
                 recent=True,
+                voters_only=True,
                 raw=True,
                 body_max=PAYLOAD_MAX_BYTES,
                 default_s=CALL_S,

@@ -273,7 +273,8 @@ class Node:
         self.env.spawn(self.image_builds.run(), name="images")
 
     async def stop(self) -> None:
-        """Leave in order: hand over leadership if it is here; guests run on."""
+        """Leave in order: hand over leadership if it is here; guests of VMs run on."""
+        await self.function_pools.stop()
         if self.voter is not None:
             await self.voter.raft.stop()
 

@@ -408,6 +408,22 @@ def test_call_on_a_recent_state_asks_no_quorum():
     asyncio.run(run())
 
 
+def test_learner_leaves_to_voters_what_only_they_may_ask():
+    async def run():
+        world, leader, _, calls = invoking_cluster(voters_only=True)
+        await leader.prepare()
+        await leader.call("PUT", path(), app())
+        sub = SubResource(kind="App", name="call", verb="call", unary=refuse, voters_only=True)
+        learner = Node(world, "n3", leader, leads=False, others=("n1",), sub_resources=(sub,))
+        assert (await learner.call("POST", path() + "/call", {})).status == 200
+        assert len(calls) == 1
+
+    async def refuse(_call):
+        raise AssertionError
+
+    asyncio.run(run())
+
+
 def test_large_bodies_are_for_those_who_take_them():
     _, leader, _, _ = invoking_cluster(body_max=100)
     usual = Request(method="PUT", path=path())

@@ -219,3 +219,37 @@ def test_result_that_is_too_large_is_an_error():
         assert (answer.status, answer.error_type) == ("error", "PayloadTooLarge")
 
     asyncio.run(run())
+
+
+def test_orderly_stop_ends_all_guests():
+    async def run():
+        outside = Outside()
+        outside.assign(duty(min_warm=2))
+        await outside.call()
+        assert len(await outside.running()) == 2
+        await outside.node.stop()
+        assert await outside.running() == []
+        outside.assign(duty(min_warm=2))
+        with pytest.raises(BlixardError, match="not served here"):
+            await outside.call(left_s=0.05)
+
+    asyncio.run(run())
+
+
+def test_guest_that_is_silent_is_given_up_within_the_callers_time():
+    async def run():
+        outside = Outside()
+        outside.assign(duty())
+        await outside.call()
+        limits = []
+
+        async def silent(_uid, call):
+            limits.append(call.deadline_s)
+            await asyncio.sleep(60)
+
+        outside.hypervisor.invoke = silent
+        with pytest.raises(BlixardError, match="said nothing"):
+            await outside.call(left_s=0.1)
+        assert limits[0] < 0.1
+
+    asyncio.run(run())

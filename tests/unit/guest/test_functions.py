@@ -361,6 +361,31 @@ def test_hostile_answer_is_an_error(frames: list[tuple[int, bytes]], said: str) 
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("kind", [c.LOAD, c.INVOKE])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\xff\n",
+        b"[]\n",
+        b"{}\n",
+        b'{"bytes": 1, "deadline_s": 5}\n12',
+        b'{"bytes": -1, "deadline_s": 5}\n',
+        b'{"bytes": 7000000, "deadline_s": 5}\n',
+        b'{"bytes": true, "deadline_s": NaN}\n',
+        b'{"bytes": 0, "deadline_s": Infinity}\n',
+        b'{"bytes": 0, "deadline_s": 5, "context": NaN}\n',
+    ],
+)
+def test_bad_request_is_an_error(tmp_path: pathlib.Path, kind: int, payload: bytes) -> None:
+    async def scenario(function: Deployed) -> None:
+        answer, _ = await function.link._ask(kind, payload)
+        assert answer == c.ERROR
+        assert (await function.value({}))["loaded"] == 1
+
+    deployed(tmp_path, scenario)
+
+
 def test_names_of_the_shipped_file_are_used_once() -> None:
     import ast
 

@@ -10,7 +10,14 @@ from blixard.cluster.store import Store
 from blixard.consensus.config import Member
 from blixard.consensus.membership import Membership
 from blixard.node.entitled import refusal
-from blixard.node.messages import CONFIRM_START, HEARTBEAT, INVITE, REPORT, Peer
+from blixard.node.messages import (
+    CONFIRM_START,
+    FUNCTION_CALL,
+    HEARTBEAT,
+    INVITE,
+    REPORT,
+    Peer,
+)
 from blixard.ports.transport import MESSAGES
 
 STREAM = "instance.stream"
@@ -28,7 +35,7 @@ def code(uid: str, method: str, **known: object) -> str:
     return "" if found is None else found.code
 
 
-@pytest.mark.parametrize("method", [STREAM, INVITE])
+@pytest.mark.parametrize("method", [STREAM, INVITE, FUNCTION_CALL])
 def test_only_voters_act_on_guests_and_invite(method: str) -> None:
     assert code("voter", method) == ""
     for uid in ("worker", "stranger"):

@@ -327,6 +327,7 @@ SCENARIOS = (
         name="migrations/interrupted", rows=("SIM-44",),
         incident="a guest on two hosts, or on none, after a migration that failed",
         act=interrupted, prepare=serve, nodes=5, node=True, clients=1,
+        happens=("migration failed",),
     ),
     Scenario(
         name="migrations/node-failure", rows=("SIM-29",),
@@ -349,6 +350,7 @@ SCENARIOS = (
         name="migrations/outcome-unknown", rows=("SIM-44",),
         incident="a switch that was committed and not heard of: two guests with one disk",
         act=outcome_unknown, prepare=serve, nodes=5, node=True, clients=1,
+        happens=("another leader", "guest moved"),
     ),
     Scenario(
         name="migrations/lost-after-the-switch", rows=("SIM-29", "SIM-44"),
