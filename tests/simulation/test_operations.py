@@ -15,13 +15,13 @@ from blixard.vms.rooms import Rooms
 pytestmark = pytest.mark.simulation
 
 
-def targets(group):
+def targets(group, before=""):
     found = {}
     for name, row in group.rows.items():
         if hasattr(row, "rows"):
-            found.update({f"{name} {verb}": r.target for verb, r in row.rows.items()})
+            found.update(targets(row, f"{before}{name} "))
         else:
-            found[name] = row.target
+            found[before + name] = row.target
     return found
 
 
