@@ -27,7 +27,10 @@ wakes up and acts, 9 margins that a pause beats, 10 healthy guests stopped with 
 11 guests restarted after a leader change, 12 snapshots that the leader cannot load, 13 growth
 without a bound, 14 a removed node that disturbs, 15 silent divergence, 16 errors that hide their
 cause, 17 calls that hang, 18 locks without fencing tokens. `SIM-N` are simulations that the
-product was asked for: VM operations at random, under chaos, and for a month; the command line.
+product was asked for: VM operations at random, under chaos, and for a month; the command line;
+calls of functions; storage that fails. `STO-N` are what was asked of storage itself: 9 its quorum
+protects what is stored, 37 nothing is left behind and copies are kept, 40 it agrees with the VMs
+across partitions.
 
 | name | covers | what happens | who was hit |
 |---|---|---|---|

@@ -5,6 +5,7 @@ packages=(
   python3 python3-venv build-essential protobuf-compiler pkg-config
   qemu-system-x86 busybox-static mmdebstrap erofs-utils cpio kmod zstd
   iproute2 iputils-ping nftables procps e2fsprogs strace
+  ceph-mon ceph-osd ceph-mgr ceph-common qemu-block-extra
   etcd-server wrk
 )
 # A toolchain from elsewhere is used where there is one; Debian's default is too old for PyO3.

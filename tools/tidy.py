@@ -19,7 +19,7 @@ FUNCTION_LINES_MAX = 70
 POSITIONAL_MAX = 5
 
 # Code that the simulator runs: the outside comes through the ports.
-SIMULATED = ("consensus", "cluster", "placement", "vms", "node")
+SIMULATED = ("consensus", "cluster", "placement", "vms", "functions", "node")
 # Files inside those packages that hold decisions only.
 BANNED = {
     "time.time": "env.wall_time_ms()",

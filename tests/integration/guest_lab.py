@@ -128,9 +128,12 @@ def boottime_ns(after_s: float) -> int:
 
 
 @contextlib.asynccontextmanager
-async def hypervisor(state_dir: pathlib.Path) -> AsyncIterator[QemuHypervisor]:
+async def hypervisor(
+    state_dir: pathlib.Path, probe_dir: pathlib.Path | str = ""
+) -> AsyncIterator[QemuHypervisor]:
     """Give a hypervisor whose guests and guard are gone afterwards."""
-    made = QemuHypervisor(str(state_dir), GuardClient(str(state_dir), f"test-{state_dir.name}"))
+    guard = GuardClient(str(state_dir), f"test-{state_dir.name}")
+    made = QemuHypervisor(str(state_dir), guard, probe_dir=str(probe_dir))
     try:
         yield made
     finally:

@@ -36,6 +36,7 @@ from blixard.ports.guests import GuestRecipe, GuestService
 WITH_GUESTS = {
     "README.md": "",
     "docs/getting-started/first-cluster.md": "",
+    "docs/user-guide/functions.md": "",
     "docs/user-guide/logs-exec-console.md": "examples/web.yaml",
     "docs/user-guide/vms.md": "",
 }
@@ -166,7 +167,7 @@ def test_commands_with_guests_run_as_written(node: NodeUnderTest, path: str) -> 
     try:
         follow(node, ROOT / path)
     finally:
-        for name in ("vm/web", "vm/hello", "image/web"):
+        for name in ("vm/web", "vm/hello", "image/web", "function/hello"):
             node.cli("delete", name, "--yes", "--ignore-not-found", timeout_s=120)
 
 
@@ -180,4 +181,5 @@ def recipes() -> list[GuestRecipe]:
     return [
         msgspec.convert(image.value["spec"], GuestRecipe),
         GuestRecipe(packages=("python3-minimal",), services=(hello,)),
+        GuestRecipe(),  # of functions that need no packages
     ]

@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+from tests.simulation import planted_storage as storage
 from tests.simulation.mutants import (
     acknowledge_before_sync,
     guard_armed_too_late,
@@ -25,11 +26,11 @@ from blixard.vms import replicas
 pytestmark = pytest.mark.simulation
 
 COMPLAINTS = 18
-NAMED = ("SIM-24", "SIM-29", "SIM-30", "SIM-31", "SIM-33", "SIM-34", "SIM-39", "SIM-41", "SIM-43",
-         "SIM-44", "SIM-45", "SIM-46", "SIM-47", "SIM-52", "SIM-56", "SIM-57")  # fmt: skip
-# Of the named simulations these need parts of the product that are not there: Ceph (SIM-26, SIM-36,
-# SIM-38's placement rules, SIM-42) and functions (SIM-53, SIM-54, SIM-55); SIM-29 and SIM-31 run
-# without their Ceph.
+NAMED = ("SIM-24", "SIM-26", "SIM-29", "SIM-30", "SIM-31", "SIM-33", "SIM-34", "SIM-36", "SIM-39",
+         "SIM-41", "SIM-42", "SIM-43", "SIM-44", "SIM-45", "SIM-46", "SIM-47", "SIM-52", "SIM-53",
+         "SIM-54", "SIM-55", "SIM-56", "SIM-57")  # fmt: skip
+# Of the named simulations only the rules of placement by storage (SIM-38) need a part of the product
+# that is not there.
 
 
 def test_every_complaint_has_a_scenario():
@@ -149,6 +150,11 @@ def patience_by_the_wall_clock():
         ("leaders/errors-name-their-cause", damage_without_a_name, "LOG_CORRUPT: ?"),
         ("undisturbed/every-call-ends", patient_commands, "deadline"),
         ("undisturbed/old-lock-holder", tokens_unchecked, "fencing token"),
+        ("storage/fenced-writer", storage.starts_before_the_storage_fence, "stale write"),
+        ("storage/fenced-writer", storage.fences_locks_only, "stale write"),
+        ("storage/fenced-writer", storage.attaches_with_an_older_key, "db runs elsewhere"),
+        ("storage/operations", storage.forgets_to_detach, "should have gone"),
+        ("storage/deleted-in-use", storage.deletes_what_is_bound, "all VMs are ready"),
     ],
 )
 def test_scenario_notices_a_planted_bug(name, plant, oracle):

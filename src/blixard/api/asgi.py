@@ -44,7 +44,8 @@ class ApiApp:
             if self._service.is_stream(request):
                 await self._stream(request, receive, _checked(send, scope), _presence(scope))
                 return
-            request.body = await _read_body(request, receive)
+            most = self._service.body_max(request, BODY_MAX)
+            request.body = await _read_body(request, receive, most)
             response = await self._service.handle(request)
         except BlixardError as error:
             response = self._service.problem(request, error)
@@ -175,7 +176,7 @@ def read_head(scope: Scope) -> Request:
     )
 
 
-async def _read_body(request: Request, receive: Receive) -> bytes:
+async def _read_body(request: Request, receive: Receive, most: int) -> bytes:
     """Return the body. One that is too large is read on for a while, so that the client can
     read the refusal.
     """
@@ -192,19 +193,19 @@ async def _read_body(request: Request, receive: Receive) -> bytes:
                     raise BlixardError("BAD_REQUEST", "the client left before its body ended")
                 piece = message.get("body", b"")
                 size += len(piece)
-                if size <= BODY_MAX:
+                if size <= most:
                     parts.append(piece)
                 if size > DRAIN_MAX or not message.get("more_body", False):
                     break
     except TimeoutError as error:
         raise BlixardError("TIMEOUT", f"the body took longer than {BODY_S:.0f} s") from error
-    if size > BODY_MAX:
-        raise _too_large()
+    if size > most:
+        raise _too_large(most)
     return b"".join(parts)
 
 
-def _too_large() -> BlixardError:
-    return BlixardError("TOO_LARGE", f"the body is larger than {BODY_MAX} bytes")
+def _too_large(most: int) -> BlixardError:
+    return BlixardError("TOO_LARGE", f"the body is larger than {most} bytes")
 
 
 async def _send_whole(response: Response, request: Request, send: Send) -> None:

@@ -24,6 +24,7 @@ from blixard.base.ids import ulid
 CONNECT_S = 5.0
 RETRIES = 3
 RETRY_PAUSE_S = 0.1
+ONCE_HINT = "repeat it if doing it twice does no harm"
 STREAM_IDLE_S = 60.0
 REDATE_S = 1.0
 _PORT = 7601
@@ -170,10 +171,14 @@ class ApiClient:
         body: Any = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 30.0,
+        once: bool = False,
+        told: dict[str, str] | None = None,
     ) -> Any:
         """Return the decoded answer; a lost connection is tried again under the same request id.
 
         An id of ours whose date the cluster refuses is dated anew, once, by the cluster's clock.
+        *once*: what was sent is not sent again, for doing it twice would be wrong. The headers of
+        a good answer go into *told*.
 
         Raises:
             BlixardError: the server's error; UNREACHABLE, TIMEOUT.
@@ -187,7 +192,7 @@ class ApiClient:
         began = self._outside.monotonic()
         target, deadline = _target(path, query), began + timeout_s
         try:
-            return self._anywhere(method, target, sent, data, deadline)
+            return self._anywhere(method, target, sent, data, deadline, once=once, told=told)
         except BlixardError as error:
             time_ms = error.details.get("timeMs")
             chosen = {name.lower() for name in headers or ()} & _ID_HEADERS
@@ -196,18 +201,25 @@ class ApiClient:
             if error.code not in _MISDATED or chosen or late or not isinstance(time_ms, int):
                 raise
             sent["blixard-request-id"] = self._fresh_id(time_ms)
-        return self._anywhere(method, target, sent, data, deadline)
+        return self._anywhere(method, target, sent, data, deadline, once=once, told=told)
 
     def _anywhere(
-        self, method: str, target: str, sent: Mapping[str, str], data: bytes, deadline: float
-    ) -> Any:
+        self, method: str, target: str, sent: Mapping[str, str], data: bytes, deadline: float,
+        *, once: bool, told: dict[str, str] | None,
+    ) -> Any:  # fmt: skip
         """Ask each address until one answers, several times."""
         lost = BlixardError("UNREACHABLE", "no address answered")
         for attempt in range(RETRIES):
             for address in self._addresses:
                 try:
                     head = encode_head(method, target, _host(address), sent)
-                    return self._exchange(address, head + data, deadline, fresh=attempt > 0)
+                    fresh = once or attempt > 0
+                    answer, body = self._exchange(
+                        address, head + data, deadline, fresh=fresh, once=once
+                    )
+                    if told is not None:
+                        told.update(answer.headers)
+                    return msgspec.json.decode(body) if body else None
                 except Disconnected as error:
                     lost = _unreachable(address, error)
                     if self._outside.monotonic() >= deadline:
@@ -313,10 +325,14 @@ class ApiClient:
     def _fresh_id(self, time_ms: int) -> str:
         return ulid(time_ms, self._outside.entropy())
 
-    def _exchange(self, address: Address, data: bytes, deadline: float, *, fresh: bool) -> Any:
+    def _exchange(
+        self, address: Address, data: bytes, deadline: float, *, fresh: bool, once: bool
+    ) -> tuple[Answer, bytes]:
+        if fresh:
+            self._keep(None)
         with self._lock:
             connection, self._idle = self._idle, None
-        if connection is None or fresh:
+        if connection is None:
             connection = self._outside.connect(address)
         try:
             # The server answers within the deadline; a little longer, its own error arrives.
@@ -327,8 +343,11 @@ class ApiClient:
         except TimeoutError as error:
             connection.close()
             raise BlixardError("TIMEOUT", f"{address.shown} did not answer in time") from error
-        except Disconnected:
+        except Disconnected as error:
             connection.close()
+            if once:
+                message = f"{address.shown} may have begun: {error}"
+                raise BlixardError("OUTCOME_UNKNOWN", message, hint=ONCE_HINT) from error
             raise
         if answer.keeps_alive:
             self._keep(connection)
@@ -336,7 +355,7 @@ class ApiClient:
             connection.close()
         if answer.status >= 400:
             raise _problem(answer, body)
-        return msgspec.json.decode(body) if body else None
+        return answer, body
 
     def _keep(self, connection: Connection | None) -> None:
         with self._lock:

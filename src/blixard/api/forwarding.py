@@ -65,11 +65,15 @@ class Forwarder:
             await asyncio.sleep(min(PAUSE_S, max(0.0, deadline - loop.time())))
         raise _final(last)
 
-    async def to_voter(self, request: Request, deadline: float) -> Response:
-        """Let any voter answer. Raises BlixardError NO_QUORUM if none could."""
+    async def to_voter(self, request: Request, deadline: float, *, once: bool = False) -> Response:
+        """Let any voter answer; *once*: not again by another if the first may have begun.
+
+        Raises:
+            BlixardError: NO_QUORUM if none could.
+        """
         if request.forwarded:
             raise self._not_leader()
-        return await self._ask_around(request, deadline, "", alone=True)
+        return await self._ask_around(request, deadline, "", alone=True, once=once)
 
     async def open_stream(self, request: Request, deadline: float) -> Stream:
         """Open the stream on a voter. Raises BlixardError."""
@@ -93,7 +97,7 @@ class Forwarder:
         raise last
 
     async def _ask_around(
-        self, request: Request, deadline: float, better: str, *, alone: bool
+        self, request: Request, deadline: float, better: str, *, alone: bool, once: bool = False
     ) -> Response:
         last = BlixardError("NO_QUORUM", "no voter is known")
         loop = asyncio.get_running_loop()
@@ -113,6 +117,8 @@ class Forwarder:
                 return decode_response(answer)
             except BlixardError as raised:
                 error = _ambiguous(raised, uid) if request.method not in READING else raised
+                if once and error.code == "OUTCOME_UNKNOWN":
+                    raise error from raised
                 if _decides(error, last):
                     raise
                 # Once somebody may have taken it, the others cannot say that nobody did.

@@ -185,7 +185,7 @@ def json_response(
 
 def problem_response(error: BlixardError, *, request_id: str = "", node: str = "") -> Response:
     """Return *error* as a problem document."""
-    headers = {"retry-after": "1"} if error.code == "OVERLOADED" else {}
+    headers = {"retry-after": "1"} if error.info.http_status == 429 else {}
     return Response(
         status=error.info.http_status,
         body=_ENCODER.encode(to_body(error, request_id=request_id, node=node)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -17,6 +18,8 @@ from blixard.security.principals import concerns
 
 LIMIT_MAX = 10_000
 TERMS_MAX = 16
+
+Live = Callable[[Resource], dict[str, Any]]
 
 
 class Term(msgspec.Struct, frozen=True):
@@ -63,6 +66,14 @@ def parse_count(text: str, name: str, most: int, default: int) -> int:
     return min(int(text), most)
 
 
+def alive(resource: Resource, live: Live) -> Resource:
+    """Return the object with what this node knows beside its replicated status."""
+    known = live(resource)
+    if not known:
+        return resource
+    return msgspec.structs.replace(resource, status={**resource.status, **known})
+
+
 def shown(kind: Kind, resource: Resource) -> Resource:
     """Return what readers see: secret fields are left out."""
     if not kind.secret_fields or not resource.spec:
@@ -71,12 +82,12 @@ def shown(kind: Kind, resource: Resource) -> Resource:
     return msgspec.structs.replace(resource, spec=spec)
 
 
-def get_one(call: Call, place: Place) -> Response:
+def get_one(call: Call, place: Place, live: Live) -> Response:
     """Return one object. Raises BlixardError NOT_FOUND."""
     require(call.principal, "get", place.kind.name, place.namespace)
     resource = find(call, place)
     headers = {"etag": f'"{resource.metadata.revision}"'}
-    return json_response(shown(place.kind, resource), headers=headers)
+    return json_response(alive(shown(place.kind, resource), live), headers=headers)
 
 
 def find(call: Call, place: Place) -> Resource:
@@ -89,7 +100,7 @@ def find(call: Call, place: Place) -> Resource:
     return resource
 
 
-def get_list(call: Call, place: Place) -> Response:
+def get_list(call: Call, place: Place, live: Live) -> Response:
     """Return a page of a kind, sorted by namespace and name; ``continue`` names where to go on."""
     require(call.principal, "list", place.kind.name, place.namespace)
     query, store = call.request.query, call.cluster.store
@@ -104,7 +115,7 @@ def get_list(call: Call, place: Place) -> Response:
         "apiVersion": API_VERSION,
         "kind": f"{place.kind.name}List",
         "revision": store.revision,
-        "items": [shown(place.kind, r) for r in page],
+        "items": [alive(shown(place.kind, r), live) for r in page],
     }
     if page and len(found) > len(page):
         answer["continue"] = _position(page[-1])

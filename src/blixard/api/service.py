@@ -32,6 +32,7 @@ from blixard.base.ids import is_ulid
 from blixard.base.units import parse_duration_s
 from blixard.cluster.facade import Cluster
 from blixard.cluster.kind import KindTable
+from blixard.cluster.resources import Resource
 from blixard.ports.environment import Environment
 from blixard.ports.transport import Stream
 from blixard.security.identity import PeerCertificate
@@ -44,7 +45,12 @@ _OPENED, _REFUSED = b"\x00", b"\x01"
 
 JoinHandler = Callable[[Request], Awaitable[Any]]
 StatusHandler = Callable[[Cluster], Any]
+LiveStatus = Callable[[Resource], dict[str, Any]]
 RunStream = Callable[[Stream], Awaitable[None]]
+
+
+def _nothing(_resource: Resource) -> dict[str, Any]:
+    return {}
 
 
 def _cannot_judge(_der: bytes) -> PeerCertificate:
@@ -54,6 +60,7 @@ def _cannot_judge(_der: bytes) -> PeerCertificate:
 class ApiHandlers(msgspec.Struct, kw_only=True):
     """What the node's composition answers: joining, token minting, status, version.
 
+    ``live`` returns what a node knows of an object beside its replicated status.
     ``check_certificate`` judges the certificate of a caller whose request another node passed on.
     """
 
@@ -61,6 +68,7 @@ class ApiHandlers(msgspec.Struct, kw_only=True):
     mint_token: credentials.MintToken | None = None
     status: StatusHandler | None = None
     version: dict[str, Any] = {}
+    live: LiveStatus = _nothing
     check_certificate: CheckCertificate = _cannot_judge
 
 
@@ -113,7 +121,7 @@ class ApiService:
     async def answer(self, request: Request) -> Response:
         """Answer a request that has an id. Raises BlixardError."""
         route = self._routes.find(request)
-        allowed = _allowed_s(request)
+        allowed = _allowed_s(request, route.sub)
         end = asyncio.get_running_loop().time() + allowed
         # What is asked of others ends a little earlier: its own error says more than TIMEOUT.
         deadline = end - min(MARGIN_S, allowed / 10)
@@ -136,6 +144,15 @@ class ApiService:
             return False
         return sub is not None and sub.stream is not None
 
+    def body_max(self, request: Request, usual: int) -> int:
+        """Return how many bytes the body of a request may have."""
+        try:
+            sub = self._routes.find(request).sub
+        except BlixardError:
+            # The same error is answered when the request itself is handled.
+            return usual
+        return max(usual, sub.body_max) if sub is not None else usual
+
     async def _dispatch(self, request: Request, route: Route, deadline: float) -> Response:
         action = route.action
         if action in HERE:
@@ -151,8 +168,10 @@ class ApiService:
         if self._standing.replica() is None:
             if action == "watch":
                 return await self._watch_elsewhere(request, deadline)
-            return await self._forwarder.to_voter(request, deadline)
-        await self._fresh(request, deadline)
+            once = sub is not None and sub.once
+            return await self._forwarder.to_voter(request, deadline, once=once)
+        if not self._is_recent(route):
+            await self._fresh(request, deadline)
         return await self._read(self._call(request, deadline), route)
 
     async def _here(self, request: Request, action: str) -> Response:
@@ -163,6 +182,14 @@ class ApiService:
         if self._handlers.join is None:
             raise BlixardError("NOT_FOUND", "this node admits nobody")
         return json_response(await self._handlers.join(request))
+
+    def _is_recent(self, route: Route) -> bool:
+        """Tell whether what is known here does: the object is, and a leader was heard of."""
+        cluster, place, sub = self._standing.replica(), route.place, route.sub
+        if cluster is None or place is None or sub is None or not sub.recent:
+            return False
+        found = cluster.store.get(place.kind.name, place.namespace, place.name)
+        return found is not None and self._standing.in_touch()
 
     async def _fresh(self, request: Request, deadline: float) -> None:
         """Wait until all that was acknowledged before the request is applied here."""
@@ -235,9 +262,9 @@ class ApiService:
         assert place is not None
         match route.action:
             case "get":
-                return reading.get_one(call, place)
+                return reading.get_one(call, place, self._handlers.live)
             case "list":
-                return reading.get_list(call, place)
+                return reading.get_list(call, place, self._handlers.live)
             case "watch":
                 return events.watch(call, place, self._check(call, "watch", place))
             case "kv-get":
@@ -266,7 +293,7 @@ class ApiService:
         return SubCall(
             call=call,
             resource=reading.find(call, place),
-            body=parse_mapping(call.request.body),
+            body={} if sub.raw else parse_mapping(call.request.body),
             timeout_s=max(0.001, call.deadline - asyncio.get_running_loop().time()),
             dry_run=call.request.flag("dryRun"),
         )
@@ -415,13 +442,13 @@ def _send_chunks(response: Response) -> RunStream:
     return run
 
 
-def _allowed_s(request: Request) -> float:
+def _allowed_s(request: Request, sub: SubResource | None = None) -> float:
     """Return the time that the request has. Raises BlixardError BAD_REQUEST."""
     if request.deadline_s > 0:
         return min(request.deadline_s, DEADLINE_MAX_S)
     text = request.headers.get("blixard-timeout", "")
     if not text:
-        return DEFAULT_DEADLINE_S
+        return (sub.default_s if sub is not None else 0.0) or DEFAULT_DEADLINE_S
     try:
         seconds = parse_duration_s(text)
     except BlixardError as error:

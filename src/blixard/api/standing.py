@@ -73,7 +73,10 @@ class SubResource(msgspec.Struct, frozen=True, kw_only=True):
 
     ``unary`` returns a JSON value; ``stream`` talks in frames until either side ends. ``where``:
     on the leader, or on any voter after a linearizable read. ``at_end``: the frame that tells a
-    stream on another node that the client has no more input.
+    stream on another node that the client has no more input. ``once``: it may do something twice
+    if it is asked for twice, so a lost answer is not asked for again; ``recent``: the state of a
+    moment ago does, while the node hears of a leader. ``raw``: the body is the handler's to read,
+    up to ``body_max`` bytes (0: as for all); ``default_s``: its time if the client gives none.
     """
 
     kind: str
@@ -84,3 +87,8 @@ class SubResource(msgspec.Struct, frozen=True, kw_only=True):
     stream: StreamingHandler | None = None
     at_end: bytes = b""
     where: Literal["leader", "voter"] = "voter"
+    once: bool = False
+    recent: bool = False
+    raw: bool = False
+    body_max: int = 0
+    default_s: float = 0.0

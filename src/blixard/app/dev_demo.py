@@ -11,6 +11,7 @@ from typing import Any
 
 from blixard.app.dev import log_tails
 from blixard.app.dev_cluster import DevCluster
+from blixard.app.dev_functions import show_functions
 from blixard.app.dev_progress import Progress, times_table
 from blixard.app.dev_root import Interrupted, ignore_signals
 from blixard.app.dev_shell import Shell, Visit, fetch
@@ -125,6 +126,7 @@ class Demo:
         self._lose_a_node()
         self._lose_the_leader()
         self._scale()
+        self._call()
         self._delete()
 
     def _start(self) -> None:
@@ -239,6 +241,10 @@ class Demo:
             self._until(
                 lambda: len(self._instances()) == REPLICAS, MOVE_S, "the instances do not go"
             )
+
+    def _call(self) -> None:
+        self._begin("deploying a function and calling it")
+        show_functions(self._shell, self._progress)
 
     def _delete(self) -> None:
         self._begin("deleting everything")

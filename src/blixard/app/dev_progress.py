@@ -34,7 +34,7 @@ class Progress:
     def keep(self, what: str, seconds: float) -> None:
         """Keep a measured time and say it."""
         self.times.append((what, seconds))
-        self(f"{what}: {seconds:.2f} s")
+        self(f"{what}: {shown(seconds)}")
 
     @contextmanager
     def measured(self, what: str) -> Iterator[None]:
@@ -51,5 +51,10 @@ class Progress:
 
 def times_table(times: list[tuple[str, float]]) -> str:
     """Return the table of the measured times."""
-    rows = [[what, f"{seconds:.2f} s"] for what, seconds in times]
+    rows = [[what, shown(seconds)] for what, seconds in times]
     return tables.render(("WHAT", "TIME"), rows, cells=None, heading=True)
+
+
+def shown(seconds: float) -> str:
+    """Return a time as people read it."""
+    return f"{seconds:.2f} s" if seconds >= 0.1 else f"{seconds * 1000:.1f} ms"

@@ -24,14 +24,19 @@ _ASK_S = 5.0
 )
 @click.option("--data-dir", metavar="DIR", help="Where the node of this machine keeps its state.")
 def doctor(session: Session, *, data_dir: str | None) -> int:
-    """Check this node and its cluster: disk, clocks, quorum, certificate, state.
+    """Check this node and its cluster: disk, Ceph, clocks, quorum, certificate, state.
 
     Works with the daemon down, too. Exit code 1 if any row says fail.
     """
     from blixard.daemon.doctor import local_rows
+    from blixard.daemon.storage import storage_rows
 
     session.out.say("measuring the disk and asking the cluster ...")
-    rows = [*local_rows(_data_dir(session, data_dir)), *_cluster(session)]
+    rows = [
+        *local_rows(_data_dir(session, data_dir)),
+        *storage_rows(load_for(session.flags).config),
+        *_cluster(session),
+    ]
     shown = [(row.check, row.state, row.found, row.hint) for row in rows]
     widths = [max(len(cells[i]) for cells in shown) for i in (0, 1)]
     lines = [f"{'CHECK':{widths[0]}}  {'STATE':5}  FOUND"]

@@ -30,12 +30,15 @@ NOUN_ALIASES = {
     "virtualmachine": "vm",
     "images": "image",
     "img": "image",
+    "functions": "function",
+    "fn": "function",
     "operations": "operation",
     "op": "operation",
     "contexts": "context",
     "ctx": "context",
     "show": "get",
     "key-value": "kv",
+    "volumes": "volume",
 }
 VERB_ALIASES: dict[str, dict[str, str]] = {
     "vm": {
@@ -47,11 +50,22 @@ VERB_ALIASES: dict[str, dict[str, str]] = {
         "shell": "exec",
     },
     "cluster": {"add": "add-node", "remove": "remove-node", "node-add": "add-node"},
+    "function": {
+        "create": "deploy",
+        "ls": "list",
+        "call": "invoke",
+        "get": "status",
+        "show": "status",
+        "describe": "status",
+        "rm": "delete",
+    },
     "image": {"ls": "list", "create": "build"},
     "kv": {"ls": "list", "set": "put", "rm": "delete"},
     "auth": {"keys": "list-keys", "delete-key": "revoke-key"},
     "context": {"ls": "list"},
     "operation": {"ls": "list", "get": "show"},
+    "volume": {"ls": "list", "rm": "delete"},
+    "storage": {"pools": "pool", "volumes": "volume"},
 }
 
 _VM = _verbs(
@@ -88,6 +102,41 @@ _CLUSTER = _verbs(
     force_remove_node=(f"{_CLI}.cluster:force_remove_node", "Remove a node that is lost for good."),
 )
 
+_VOLUME = _verbs(
+    "volume",
+    "Disks with a life of their own.",
+    ("blixard storage volume create app-data --pool ssd-pool --size 50GB",),
+    create=(f"{_CLI}.volume:create", "Make a volume in a pool."),
+    list=(f"{_CLI}.volume:list_volumes", "List volumes."),
+    delete=(f"{_CLI}.volume:delete", "Delete volumes with all that is on them."),
+)
+_POOL_CREATE = Row(f"{_CLI}.pool:create", "Make a pool in Ceph or on the nodes.")
+_STORAGE = LazyGroup(
+    "storage",
+    {
+        "status": Row(f"{_CLI}.storage:status", "Show the pools: how they are, what is used."),
+        "pool": LazyGroup(
+            "pool",
+            {
+                "create": _POOL_CREATE,
+                "list": Row(f"{_CLI}.pool:list_pools", "List pools."),
+                "delete": Row(f"{_CLI}.pool:delete", "Delete empty pools."),
+            },
+            text="Pools that volumes lie in.",
+            examples=("blixard storage pool create fast --backend local",),
+            aliases={"ls": "list", "rm": "delete"},
+        ),
+        "volume": _VOLUME,
+        "wait-for-rebalance": Row(
+            f"{_CLI}.storage:wait_for_rebalance", "Wait until all copies are where they belong."
+        ),
+        "create-pool": Row(_POOL_CREATE.target, _POOL_CREATE.text, hidden=True),
+    },
+    text="Pools and volumes.",
+    examples=("blixard storage status", "blixard storage pool create fast --backend local"),
+    aliases=VERB_ALIASES["storage"],
+)
+
 ROWS: dict[str, Row | LazyGroup] = {
     "vm": _VM,
     "image": _verbs(
@@ -96,6 +145,22 @@ ROWS: dict[str, Row | LazyGroup] = {
         ("blixard image build web --packages nginx", "blixard image list"),
         build=(f"{_CLI}.image:build", "Declare an image; nodes build it once and keep it."),
         list=(f"{_CLI}.image:list_images", "List images."),
+    ),
+    "storage": _STORAGE,
+    "volume": _VOLUME,
+    "function": _verbs(
+        "function",
+        "Functions: code that runs in microVMs when it is called.",
+        (
+            "blixard function deploy hello hello.py",
+            """blixard function invoke hello --data '{"name": "Ada"}'""",
+            "blixard function list",
+        ),
+        deploy=(f"{_CLI}.function:deploy", "Create a function, or give it new code."),
+        invoke=(f"{_CLI}.function:invoke", "Call a function and print its result."),
+        list=(f"{_CLI}.function:list_functions", "List functions with their instances."),
+        status=(f"{_CLI}.function:status", "Show a function, its limits and its instances."),
+        delete=(f"{_CLI}.function:delete", "Delete functions and end their instances."),
     ),
     "get": Row(f"{_CLI}.objects:get", "List objects of any kind, or show one."),
     "describe": Row(f"{_CLI}.objects:describe", "Show an object with what it owns and its events."),
@@ -174,8 +239,29 @@ ROWS: dict[str, Row | LazyGroup] = {
 }
 
 SECTIONS = {
-    "Everyday": ("vm", "image", "get", "describe", "apply", "diff", "delete", "events", "wait"),
-    "Cluster": ("cluster", "node", "init", "doctor", "kv", "auth", "operation"),
+    "Everyday": (
+        "vm",
+        "function",
+        "image",
+        "get",
+        "describe",
+        "apply",
+        "diff",
+        "delete",
+        "events",
+        "wait",
+    ),
+    "Cluster": (
+        "cluster",
+        "node",
+        "storage",
+        "volume",
+        "init",
+        "doctor",
+        "kv",
+        "auth",
+        "operation",
+    ),
     "On this machine": ("dev", "sim", "context", "config", "explain", "version", "completion"),
 }
 

@@ -29,6 +29,7 @@ class NodeSection(msgspec.Struct, frozen=True, kw_only=True):
     roles: tuple[str, ...] = ("hypervisor",)
     vcpus: int = 0
     memory_mb: int = 0
+    function_memory_mb: int = 0
 
 
 class ApiSection(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,12 +78,14 @@ class ImagesSection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CephSection(msgspec.Struct, frozen=True, kw_only=True):
-    """The Ceph cluster behind volumes."""
+    """The Ceph cluster behind volumes. ``keyring`` empty: /etc/ceph/ceph.client.USER.keyring."""
 
     config_file: str = "/etc/ceph/ceph.conf"
+    user: str = "blixard"
+    keyring: str = ""
     default_pool: str = ""
     replication_factor: int = 3
-    pg_num: int = 128
+    pg_num: int = 32
     min_size: int = 2
 
 
@@ -179,7 +182,9 @@ HYPERVISORS = (
 )
 _NO_DISCOVERY = "addresses come from join tokens and discovery.peers meanwhile"
 _NO_HYPERVISOR = "qemu runs the VMs meanwhile"
-_NO_CEPH = "volumes on Ceph"
+_NO_POOL = "a default pool (volumes name theirs)"
+_NO_COPIES = "a default of this node (pools say how many copies they keep: 3)"
+_NO_POOLS = "pools of the configuration (storage pool create makes them)"
 _NO_METRICS = "the metrics exporter"
 
 KEYS: tuple[Key, ...] = (
@@ -191,6 +196,11 @@ KEYS: tuple[Key, ...] = (
     Key("node.roles", forms.names, "what the node does"),
     Key("node.vcpus", forms.integer(0, 100_000), "virtual CPUs to give out (0: detected)"),
     Key("node.memory_mb", forms.integer(0, 1 << 30), "memory to give out (0: detected)"),
+    Key(
+        "node.function_memory_mb",
+        forms.integer(0, 1 << 30),
+        "of that, for functions alone (0: an eighth)",
+    ),
     Key("api.port", forms.port, "port of the REST API (TLS)"),
     Key("api.bind", forms.host, "address that the REST API listens on (empty: cluster.address)"),
     Key("api.socket", forms.absolute_path, "Unix socket of the API (empty: DATA_DIR/api.sock)"),
@@ -263,30 +273,25 @@ KEYS: tuple[Key, ...] = (
         forms.integer(1, 1 << 20),
         "size above which images that nobody uses are removed",
     ),
-    Key("storage.ceph.config_file", forms.absolute_path, "Ceph's configuration", missing=_NO_CEPH),
-    Key(
-        "storage.ceph.default_pool", forms.name, "pool of volumes that name none", missing=_NO_CEPH
-    ),
-    Key("storage.ceph.replication_factor", forms.integer(1, 10), "copies", missing=_NO_CEPH),
-    Key("storage.ceph.pg_num", forms.integer(1, 1 << 16), "placement groups", missing=_NO_CEPH),
-    Key("storage.ceph.min_size", forms.integer(1, 10), "copies needed to write", missing=_NO_CEPH),
+    Key("storage.ceph.config_file", forms.absolute_path, "Ceph's configuration"),
+    Key("storage.ceph.user", forms.name, "Ceph's user for the daemon, without client."),
+    Key("storage.ceph.keyring", forms.absolute_path, "its keyring, readable by root alone"),
+    Key("storage.ceph.default_pool", forms.name, "pool of volumes without one", missing=_NO_POOL),
+    Key("storage.ceph.replication_factor", forms.integer(1, 10), "copies", missing=_NO_COPIES),
+    Key("storage.ceph.pg_num", forms.integer(1, 1 << 16), "placement groups of a new pool"),
+    Key("storage.ceph.min_size", forms.integer(1, 10), "copies to write", missing=_NO_COPIES),
     Key(
         "storage.pools.*.type",
         forms.one_of(("replicated", "erasure")),
         "kind of pool",
         ("replicated", "erasure"),
-        missing="storage pools",
+        missing=_NO_POOLS,
     ),
-    Key("storage.pools.*.size", forms.integer(1, 10), "copies", missing="storage pools"),
-    Key(
-        "storage.pools.*.min_size",
-        forms.integer(1, 10),
-        "copies needed to write",
-        missing="storage pools",
-    ),
-    Key("storage.pools.*.k", forms.integer(1, 64), "data parts", missing="storage pools"),
-    Key("storage.pools.*.m", forms.integer(1, 64), "parity parts", missing="storage pools"),
-    Key("storage.pools.*.rule", forms.name, "CRUSH rule", missing="storage pools"),
+    Key("storage.pools.*.size", forms.integer(1, 10), "copies", missing=_NO_POOLS),
+    Key("storage.pools.*.min_size", forms.integer(1, 10), "copies to write", missing=_NO_POOLS),
+    Key("storage.pools.*.k", forms.integer(1, 64), "data parts", missing=_NO_POOLS),
+    Key("storage.pools.*.m", forms.integer(1, 64), "parity parts", missing=_NO_POOLS),
+    Key("storage.pools.*.rule", forms.name, "CRUSH rule", missing=_NO_POOLS),
     Key("network.pool", forms.cidr, "addresses of guests on the default network"),
     Key(
         "network.mtu",
@@ -321,7 +326,7 @@ KEYS: tuple[Key, ...] = (
     ),
     Key("monitoring.metrics_enabled", forms.boolean, "export metrics", missing=_NO_METRICS),
     Key("monitoring.metrics_port", forms.port, "port of the exporter", missing=_NO_METRICS),
-    Key("monitoring.ceph_dashboard", forms.boolean, "Ceph's page", missing=_NO_CEPH),
+    Key("monitoring.ceph_dashboard", forms.boolean, "Ceph's page", missing="Ceph's page"),
     Key("monitoring.log_aggregation", forms.boolean, "collect logs", missing="log aggregation"),
     Key(
         "monitoring.grafana_enabled", forms.boolean, "make Grafana boards", missing="Grafana boards"

@@ -190,6 +190,50 @@ CODES: dict[str, CodeInfo] = {
     "ADDRESSES_EXHAUSTED": CodeInfo(
         409, 6, "the network has no free address", "use a larger network"
     ),
+    # storage
+    "STORAGE_UNAVAILABLE": CodeInfo(
+        503,
+        1,
+        "the storage is absent or does not answer",
+        "blixard storage status; blixard doctor on the node",
+    ),
+    "POOL_NOT_FOUND": CodeInfo(
+        404, 3, "the storage has no such pool", "blixard storage pool list shows them"
+    ),
+    "POOL_FULL": CodeInfo(
+        507, 6, "the pool has no room left", "delete volumes, raise its quota or add disks"
+    ),
+    "POOL_IN_USE": CodeInfo(
+        409, 5, "volumes are left in the pool", "delete the volumes that the message names"
+    ),
+    "VOLUME_NOT_FOUND": CodeInfo(
+        404, 3, "the pool has no such volume", "blixard storage volume list shows them"
+    ),
+    "VOLUME_IN_USE": CodeInfo(
+        409, 5, "the volume is open elsewhere", "stop the VM that has it, then repeat"
+    ),
+    # functions
+    "FUNCTION_LOAD_FAILED": CodeInfo(
+        500, 1, "the function's code could not be loaded", "correct the source, then apply it again"
+    ),
+    "FUNCTION_FAILED": CodeInfo(
+        500, 1, "the function's handler raised an error", "see the details: type, payload, last log"
+    ),
+    "FUNCTION_TIMEOUT": CodeInfo(
+        504,
+        7,
+        "the function's handler ran longer than its time limit and was ended",
+        "raise spec.timeout, or let the handler do less",
+    ),
+    "FUNCTION_THROTTLED": CodeInfo(
+        429,
+        1,
+        "no instance of the function could be had in time",
+        "repeat later; raise spec.maxConcurrent or spec.maxInstances, or add nodes",
+    ),
+    "FUNCTION_NOT_READY": CodeInfo(
+        503, 1, "no node has the function ready yet", "its status says how far the builds are"
+    ),
     "INTERNAL": CodeInfo(500, 1, "an error nobody expected", "report it with the request id"),
 }
 

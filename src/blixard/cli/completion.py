@@ -54,12 +54,15 @@ complete -c blixard -f -a '(__blixard_complete)'
 _KIND_OF = {
     "vm": "vm",
     "image": "image",
+    "pool": "storagepool",
+    "volume": "volume",
+    "function": "function",
     "operation": "operation",
     "cluster": "node",
     "auth": "apikey",
 }
 _BY_KIND = ("get", "describe", "delete", "wait")
-_NAMELESS = ("create", "build", "list", "create-key", "list-keys", "add-node", "join")
+_NAMELESS = ("create", "deploy", "build", "list", "create-key", "list-keys", "add-node", "join")
 
 
 @command(
@@ -160,7 +163,8 @@ def _arguments(
         return [(name, "") for name in sorted(read_contexts(session.flags.environ).entries)]
     if noun == "completion":
         return [(shell, "") for shell in sorted(_SCRIPTS)]
-    if noun not in _KIND_OF or verb in _NAMELESS:
+    noun = next((word for word in reversed(path[:-1]) if word in _KIND_OF), "")
+    if not noun or verb in _NAMELESS:
         return []
     if (noun, verb) == ("vm", "migrate"):
         return [(name, "") for name in live_names(session, kind_named("instance"))]

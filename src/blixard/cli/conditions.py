@@ -10,6 +10,11 @@ from blixard.cli import paths
 from blixard.cli.kinds import Kind
 
 Object = dict[str, Any]
+# Kinds whose status says of which generation it is; what is said while it is of none.
+WAITS = {
+    "Image": "no node has begun to build it",
+    "StoragePool": "the storage has not been asked yet",
+}
 WORDS = ("ready", "stopped", "deleted", "exists")
 
 
@@ -88,12 +93,13 @@ def _ready(kind: Kind, resource: Object) -> State:
         return State(state == "Ready", str(state))
     if kind.name == "Migration":
         return _arrived(resource, status)
-    told = kind.name != "Image" or status.get("observedGeneration") == _generation(resource)
-    if not told:  # what is said is of the recipe before
-        return State(False, "Pending: no node has begun to build it")
+    told = kind.name not in WAITS or status.get("observedGeneration") == _generation(resource)
+    if not told:  # what is said is of the spec before
+        failed = status.get("message") if kind.name == "StoragePool" else ""
+        return State(False, f"Pending: {failed or WAITS[kind.name]}")
     phase = str(status.get("phase", "Pending"))
     message = status.get("reason") or status.get("message") or ""
-    reached = bool(status.get("ready")) or phase in ("Ready", "Succeeded", "Done")
+    reached = bool(status.get("ready")) or phase in ("Ready", "Succeeded", "Done", "Available")
     return State(
         reached,
         f"{phase}{': ' if message else ''}{message}",

@@ -12,6 +12,7 @@ from blixard.cli.session import Session
 FOLLOW_S = 600.0
 RETRY_S = 0.3
 _FAILURES = {"Image": "IMAGE_BUILD_FAILED", "Migration": "MIGRATION_FAILED"}
+LIVE_S = 0.5
 
 
 def states(session: Session, kind: Kind, name: str, deadline: float) -> Iterator[Object | None]:
@@ -26,7 +27,8 @@ def states(session: Session, kind: Kind, name: str, deadline: float) -> Iterator
             now = next((o for o in found if o["metadata"]["name"] == name), None)
             begun = True
             yield now
-            for change in session.changes(kind, revision=revision, name=name, timeout_s=remaining):
+            watch_s = min(remaining, LIVE_S) if kind.live else remaining
+            for change in session.changes(kind, revision=revision, name=name, timeout_s=watch_s):
                 yield None if change["type"] == "deleted" else change["object"]
         except BlixardError as error:
             # A cluster that cannot be read at all is no reason to wait: the caller must know.

@@ -41,6 +41,7 @@ class Kind(NamedTuple):
     short: tuple[str, ...]
     namespaced: bool
     columns: tuple[Column, ...]
+    live: bool = False  # its status is what nodes say now: no watch tells of it
 
     @property
     def lower(self) -> str:
@@ -125,6 +126,12 @@ def ready_replicas(resource: dict[str, Any], _now_ms: int) -> str:
     return f"{ready}/{1 if wanted is None else wanted}"
 
 
+def ready_nodes(resource: dict[str, Any], _now_ms: int) -> str:
+    """Return on how many of its nodes it is ready."""
+    status = resource.get("status", {})
+    return f"{status.get('readyNodes', 0)}/{status.get('nodes', 0)}"
+
+
 def _yes_no(path: str) -> Cell:
     def cell(resource: dict[str, Any], _now_ms: int) -> str:
         return "yes" if paths.get(resource, path) else "no"
@@ -193,6 +200,28 @@ KINDS: tuple[Kind, ...] = (
         ),
     ),
     Kind(
+        "Function",
+        "functions",
+        ("fn",),
+        True,
+        (
+            NAME,
+            Column("PHASE", "status.phase"),
+            Column("NODES", ready_nodes),
+            Column("WARM", "status.idle"),
+            Column("BUSY", "status.busy"),
+            Column("CALLS", "status.calls"),
+            Column("COLD", "status.coldStarts"),
+            AGE,
+            Column("MESSAGE", "status.message", optional=True),
+            Column("HANDLER", "spec.handler", wide=True),
+            Column("MEMORY", mib("spec.memory"), wide=True),
+            Column("TIMEOUT", "spec.timeout", wide=True),
+            UID,
+        ),
+        live=True,
+    ),
+    Kind(
         "Node",
         "nodes",
         ("no",),
@@ -222,6 +251,38 @@ KINDS: tuple[Kind, ...] = (
             Column("VNI", "spec.vni"),
             Column("MTU", "spec.mtu"),
             AGE,
+        ),
+    ),
+    Kind(
+        "StoragePool",
+        "storagepools",
+        ("pool", "sp"),
+        False,
+        (
+            NAME,
+            Column("BACKEND", "spec.backend"),
+            Column("COPIES", "spec.replicas"),
+            Column("PHASE", "status.phase"),
+            Column("HEALTH", "status.health.state"),
+            AGE,
+            Column("MESSAGE", first("status.message", "status.health.reason"), optional=True),
+        ),
+    ),
+    Kind(
+        "Volume",
+        "volumes",
+        ("vol",),
+        True,
+        (
+            NAME,
+            Column("POOL", "spec.pool"),
+            Column("SIZE", "spec.size"),
+            Column("PHASE", "status.phase"),
+            Column("INSTANCE", "status.instanceName"),
+            AGE,
+            Column("MESSAGE", "status.message", optional=True),
+            Column("RECLAIM", "spec.reclaim", wide=True),
+            UID,
         ),
     ),
     Kind(

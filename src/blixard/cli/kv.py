@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from urllib.parse import quote
 
 import click
 
-from blixard.base.errors import BlixardError
 from blixard.cli import paths, tables
-from blixard.cli.session import Session
+from blixard.cli.session import Session, read_text
 from blixard.cli.tree import command
 
 
@@ -39,23 +37,10 @@ def get(session: Session, key: str) -> None:
 )
 def put(session: Session, key: str, value: str, if_revision: int | None) -> None:
     """Set a value."""
-    body = {"value": _content(value)}
+    text = read_text(value.removeprefix("@")) if value == "-" or value[:1] == "@" else value
+    body = {"value": text}
     answer = session.write("PUT", _path(key), body, expect=if_revision)
     session.out.show_value(answer, f"{key} {'would be ' if session.dry_run else ''}set")
-
-
-def _content(value: str) -> str:
-    if value == "-":
-        return sys.stdin.read()
-    if not value.startswith("@"):
-        return value
-    try:
-        with open(value[1:], encoding="utf-8") as file:
-            return file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BlixardError(
-            "USAGE", f"{value[1:]} cannot be read: {error}", hint="check the path"
-        ) from error
 
 
 @command(examples=("blixard kv delete app/color",))

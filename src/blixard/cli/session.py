@@ -207,6 +207,19 @@ def without_status(resource: Object) -> Object:
     }
 
 
+def read_text(place: str) -> str:
+    """Return what a file holds, or standard input for ``-``. Raises BlixardError USAGE."""
+    try:
+        if place == "-":
+            return sys.stdin.read()
+        with open(place, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BlixardError(
+            "USAGE", f"{place} cannot be read: {error}", hint="check the path"
+        ) from error
+
+
 def duration_flag_s(flag: str, text: str) -> float:
     """Return the seconds that a flag says. Raises BlixardError USAGE, which names the flag."""
     try:

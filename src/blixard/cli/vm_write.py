@@ -14,16 +14,15 @@ from blixard.cli.kinds import kind_named
 from blixard.cli.output import Object, name_of
 from blixard.cli.session import Session
 from blixard.cli.tree import command
+from blixard.cli.volume import claims
 
 VM = kind_named("vm")
 INSTANCE = kind_named("instance")
 READY, STOPPED, DELETED = Goal("ready"), Goal("stopped"), Goal("deleted")
 # Flags of the documents whose features are not there yet: named in the error, never ignored.
 ABSENT = {
-    "storage_pool": "volumes",
-    "storage_class": "volumes",
-    "storage_size": "volumes",
-    "storage_locality": "volumes",
+    "storage_class": "storage classes",
+    "storage_locality": "placement near the data",
     "primary_election_policy": "primary election",
     "constraint": "constraint expressions",
 }
@@ -39,6 +38,7 @@ def _absent_options(function: Any) -> Any:
     examples=(
         "blixard vm create web --packages nginx --replicas 3 --ready-http 80/",
         "blixard vm create web --image web --memory 512MiB --vcpus 2",
+        "blixard vm create db --image db --volume data:10GB@fast",
         "blixard vm create job --packages python3-minimal --service 'job=python3 -m http.server'",
         "blixard vm create web --image web --dry-run -o yaml",
     )
@@ -93,6 +93,15 @@ def _absent_options(function: Any) -> Any:
     type=click.IntRange(1, 65535),
     help="Ready once this port accepts.",
 )
+@click.option(
+    "--volume",
+    "volumes",
+    multiple=True,
+    metavar="NAME:SIZE[@POOL]",
+    help="A disk of each instance that outlives it.",
+)
+@click.option("--storage-pool", metavar="NAME", help="Pool of the volumes that name none.")
+@click.option("--storage-size", metavar="SIZE", help="The same as --volume data:SIZE.")
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="Label of the VM.")
 @click.option("--stopped", is_flag=True, help="Create without starting.")
 @click.option(
@@ -120,13 +129,19 @@ def create(session: Session, /, **options: Any) -> None:
         "apiVersion": "blixard.dev/v1",
         "kind": "VM",
         "metadata": {"name": name, "labels": pairs(options["labels"], "--label")},
-        "spec": spec_of(options),
+        "spec": {**spec_of(options), **_volumes(session, options)},
     }
     made = session.write("PUT", session.path(VM, name), body, expect=0)
     session.out.show_value(
         made, f"vm/{name} {'would be created' if session.dry_run else 'created'}"
     )
     follow(session, VM, name, STOPPED if options["stopped"] else READY)
+
+
+def _volumes(session: Session, options: dict[str, Any]) -> Object:
+    given = options["volumes"], options["storage_pool"], options["storage_size"]
+    found = claims(session, *given) if any(given) else []
+    return {"volumes": found} if found else {}
 
 
 def spec_of(options: dict[str, Any]) -> Object:

@@ -44,8 +44,14 @@ class Api(Protocol):
         body: Any = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 30.0,
+        once: bool = False,
+        told: dict[str, str] | None = None,
     ) -> Any:
-        """Return the decoded answer. Raises BlixardError with the server's code."""
+        """Return the decoded answer; its headers go into *told*. *once*: never send it twice.
+
+        Raises:
+            BlixardError: with the server's code.
+        """
 
     def watch(
         self,

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from blixard.base.errors import Problem
 from blixard.cluster import moves
+from blixard.cluster.fences import may_still_write
 from blixard.cluster.kind import FIRST_LEVEL, NAME_PATTERN, Kind, StateView
 from blixard.cluster.resources import Resource
 
@@ -27,11 +28,12 @@ class NamespaceSpec(_Spec, frozen=True, kw_only=True):
     description: Annotated[str, Meta(max_length=1000)] = ""
 
 
-class Capacity(_Spec, frozen=True, kw_only=True):
-    """What a node offers."""
+class Capacity(_Spec, frozen=True, kw_only=True, omit_defaults=True):
+    """What a node offers: to VMs, and apart from that to functions."""
 
     vcpus: Annotated[int, Meta(ge=0, le=4096)] = 0
     memory_mib: _Count = 0
+    function_memory_mib: _Count = 0
 
 
 class NodeSpec(_Spec, frozen=True, kw_only=True):
@@ -112,9 +114,9 @@ class EventSpec(_Spec, frozen=True, kw_only=True):
 
 
 def node_rule(state: StateView, old: Resource | None, new: Resource | None) -> str:
-    """Raft ids and uids are never used twice; epochs never go back."""
+    """Raft ids and uids are never used twice; epochs never go back; none goes that may write."""
     if new is None:
-        return ""
+        return _may_write(state, old) if old is not None else ""
     raft_id = int(new.spec.get("raftId", 0))
     if old is None:
         if state.node_uid_used(new.metadata.uid):
@@ -125,6 +127,14 @@ def node_rule(state: StateView, old: Resource | None, new: Resource | None) -> s
     if new.status.get("epoch", 0) < old.status.get("epoch", 0):
         return "a node's epoch cannot go back"
     return ""
+
+
+def _may_write(state: StateView, node: Resource) -> str:
+    """A node that is forgotten can no longer be fenced."""
+    uid = node.metadata.uid
+    left = [i for i in state.list("Instance") if i.spec.get("node") == uid]
+    writes = any(may_still_write(node, instance.spec) for instance in left)
+    return "the storage still takes its writes" if writes else ""
 
 
 def namespace_rule(state: StateView, old: Resource | None, new: Resource | None) -> str:
@@ -231,8 +241,11 @@ def _still_there(state: StateView, old: Resource, node_uid: str) -> str:
     nothing: its fenced instances have ended, the others run on for all that is known.
     """
     node = state.by_uid(node_uid)
-    if node is None or (node.status.get("state") == "Lost" and old.spec.get("fenced")):
+    if node is None:
         return ""
+    if node.status.get("state") == "Lost" and old.spec.get("fenced"):
+        writes = may_still_write(node, old.spec)
+        return f"the storage still takes writes of {node.metadata.name}" if writes else ""
     ended = old.spec.get("desired") == "Stopped" and old.status.get("phase") == "Stopped"
     stopped = ended and old.status.get("run") == old.spec.get("run")
     return "" if stopped else f"it may still run on {node.metadata.name}"

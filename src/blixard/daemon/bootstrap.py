@@ -7,6 +7,7 @@ import os
 import secrets
 
 from blixard.base.config_keys import Config
+from blixard.base.errors import BlixardError
 from blixard.base.ids import ulid
 from blixard.consensus.node import Member, RaftNode
 from blixard.daemon.files import NodeFiles, Stored
@@ -23,6 +24,7 @@ from blixard.security.identity import Identity, trust_domain_of
 from blixard.security.tls import TlsIdentity
 
 MEMORY_SHARE = 0.9  # of the machine's memory, for guests
+FUNCTION_SHARE = 1 / 8  # of that, for functions; VMs get the rest
 
 
 def transport_address(config: Config) -> str:
@@ -41,9 +43,15 @@ def machine_facts(config: Config) -> NodeFacts:
     if not memory_mib:
         pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
         memory_mib = int(pages * size * MEMORY_SHARE) >> 20
+    functions_mib = config.node.function_memory_mb or int(memory_mib * FUNCTION_SHARE)
+    if functions_mib >= memory_mib:
+        raise BlixardError(
+            "INVALID", f"node.function_memory_mb leaves nothing of {memory_mib} MiB for VMs"
+        )
     return NodeFacts(
         vcpus=config.node.vcpus or os.cpu_count() or 1,
-        memory_mib=memory_mib,
+        memory_mib=memory_mib - functions_mib,
+        function_memory_mib=functions_mib,
         api_address=api_address(config),
         roles=config.node.roles,
         labels=config.node.labels,
@@ -119,6 +127,7 @@ def join_cluster(config: Config, *, token: str, server: str, timeout_s: float) -
             api_address=api_address(config),
             vcpus=facts.vcpus,
             memory_mib=facts.memory_mib,
+            function_memory_mib=facts.function_memory_mib,
             max_vms=facts.max_vms,
             labels=facts.labels,
             roles=facts.roles,

@@ -19,6 +19,7 @@ from blixard.daemon.bootstrap import transport_address
 from blixard.daemon.files import NodeFiles, Stored
 from blixard.daemon.probes import probe_host
 from blixard.daemon.recover import check_not_recovering
+from blixard.daemon.storage import make_backends
 from blixard.hypervisors.guard.cgroups import remove_abandoned
 from blixard.hypervisors.guard.client import GuardClient
 from blixard.hypervisors.qemu.hypervisor import QemuHypervisor
@@ -100,6 +101,7 @@ class Daemon:
                 mirror=config.images.mirror,
                 limit_bytes=config.images.cache_size_gb << 30,
             ),
+            backends=make_backends(config),
             secrets=VoterSecrets(files),
         )
         roots = self._tls.identity.roots_pem

@@ -15,8 +15,10 @@ import _signal  # type: ignore[import-not-found] # the module signal brings enum
 import errno
 import os
 import select
+import sys
 import time
 
+from blixard.guest.functions import Functions
 from blixard.guest.loop import Loop, Outlet, drain, say
 from blixard.guest.machine import (
     command_line,
@@ -33,6 +35,8 @@ from blixard.guest.protocol import (
     ERROR,
     EXEC,
     HELLO,
+    INVOKE,
+    LOAD,
     RESIZE,
     SHUTDOWN,
     STATUS,
@@ -42,6 +46,7 @@ from blixard.guest.protocol import (
     Decoder,
     frame,
 )
+from blixard.guest.runtime import serve_function
 from blixard.guest.services import CHUNK, TICK_S, Service, load_services
 from blixard.guest.session import Session
 from blixard.guest.spawn import Child
@@ -72,12 +77,13 @@ class Agent:
         self.out = b""
         self.sessions: dict[int, Session] = {}
         self.ending: list[Child] = []
+        self.functions = Functions(self)
         self.began = time.monotonic()
         self.stopping = False
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         _signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         _signal.signal(_signal.SIGCHLD, lambda *_: None)
-        loop.watch(wake_read, select.POLLIN, lambda _events: drain(wake_read))
+        loop.watch(wake_read, select.POLLIN, lambda _events: self.child_ended(wake_read))
 
     def run(self) -> None:
         """Serve until the host asks to stop."""
@@ -85,16 +91,21 @@ class Agent:
             now = time.monotonic()
             for service in self.services:
                 service.step(now, self.loop, self.console)
+            self.functions.step(now)
             self.look_for_host(now)
             self.loop.run_once(self.timeout(now))
-            self.reap()
+
+    def child_ended(self, wake: int) -> None:
+        """A signal came: see to every child that ended."""
+        drain(wake)
+        self.reap()
 
     def timeout(self, now: float) -> float:
         """Return how long nothing needs doing."""
         waits = [service.due(now) for service in self.services]
         if self.port_again:
             waits.append(self.port_again - now)
-        return max(0.01, min([TICK_S, *waits]))
+        return max(0.01, min([TICK_S, self.functions.due(now), *waits]))
 
     # -- the port --
 
@@ -136,6 +147,7 @@ class Agent:
         self.out = b""
         for session in list(self.sessions.values()):
             session.close()
+        self.functions.drop()
         self.loop.unwatch(self.port)
         self.port_again = time.monotonic() + AWAY_S
 
@@ -168,6 +180,8 @@ class Agent:
             self.send(STATUS, stream, encode(self.status()))
         elif kind == EXEC:
             self.exec(stream, payload)
+        elif kind in (LOAD, INVOKE):
+            self.functions.open(kind, stream, payload, time.monotonic())
         elif kind == SHUTDOWN:
             self.stopping = True
         elif session is not None:
@@ -179,6 +193,8 @@ class Agent:
                 session.resize(payload)
             elif kind == CLOSE:
                 session.close()
+        else:
+            self.functions.handle(kind, stream, payload)
 
     def status(self) -> dict[str, Any]:
         """Return readiness, services and figures."""
@@ -221,6 +237,7 @@ class Agent:
             for process in [p for p in self.ending if p.pid == pid]:
                 process.returncode = code
                 self.ending.remove(process)
+            self.functions.reaped(pid, code)
 
 
 def find_port() -> str | None:
@@ -237,7 +254,10 @@ def find_port() -> str | None:
 
 
 def main() -> None:
-    """Be the first process."""
+    """Be the first process, or the one that runs a function."""
+    if sys.argv[1:2] == ["function"]:
+        serve_function(sys.argv[2])
+        return
     failed = mount_all()
     loop = Loop()
     descriptor = os.open("/dev/console", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pathlib
 import re
 
-MODULES = ("protocol", "text", "loop", "spawn", "services", "session", "machine", "agent")
+MODULES = (
+    "protocol", "text", "loop", "spawn", "services", "session", "runtime", "runner", "functions",
+    "machine", "agent",
+)  # fmt: skip
 _FUTURE = "from __future__ import annotations\n"
 _OWN_IMPORT = re.compile(r"^from blixard\.guest\.\w+ import (?:\([^)]*\)|[^\n]*)\n", re.MULTILINE)
 

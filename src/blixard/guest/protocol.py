@@ -8,10 +8,12 @@ MAGIC = b"BLX1"
 HEADER = struct.Struct(">4sBII")
 PAYLOAD_BYTES_MAX = 64 * 1024
 WINDOW_BYTES = 256 * 1024
+BODY_BYTES_MAX = 6 << 20
 HELLO, STATUS, EXEC, STDIN, STDOUT, STDERR, EXIT, RESIZE, SHUTDOWN, ERROR, CLOSE, WINDOW = range(
     1, 13
 )
-VERSION = 1
+LOAD, INVOKE, RESULT = 13, 14, 15
+VERSION = 2
 
 
 def frame(kind: int, stream: int, payload: bytes = b"") -> bytes:
@@ -38,7 +40,7 @@ class Decoder:
             if len(self.buffer) < HEADER.size:
                 return frames
             _, kind, stream, length = HEADER.unpack_from(self.buffer)
-            if length > PAYLOAD_BYTES_MAX or not HELLO <= kind <= WINDOW:
+            if length > PAYLOAD_BYTES_MAX or not HELLO <= kind <= RESULT:
                 self.buffer = self.buffer[1:]
                 continue
             end = HEADER.size + length

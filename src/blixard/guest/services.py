@@ -32,23 +32,38 @@ class Lines:
         self.console = console
         self.rest = b""
         os.set_blocking(descriptor, False)
-        loop.watch(descriptor, select.POLLIN, self.read)
+        loop.watch(descriptor, select.POLLIN, self.ready)
 
-    def read(self, _events: int) -> None:
-        """Read a piece; close at the end."""
+    def ready(self, _events: int) -> None:
+        """Read when there is something."""
+        self.read()
+
+    def read(self) -> bool:
+        """Read a piece; close at the end; return whether there may be more now."""
         try:
             data = os.read(self.descriptor, CHUNK)
         except BlockingIOError:
-            return
+            return False
         *lines, self.rest = (self.rest + data).split(b"\n")
         if (not data and self.rest) or len(self.rest) > LINE_MAX:
             lines.append(self.rest)
             self.rest = b""
         if lines:
-            self.console.write(b"".join(self.prefix + line + b"\n" for line in lines))
+            self.show(lines)
         if not data:
+            self.close()
+        return bool(data)
+
+    def show(self, lines: list[bytes]) -> None:
+        """Pass whole lines on."""
+        self.console.write(b"".join(self.prefix + line + b"\n" for line in lines))
+
+    def close(self) -> None:
+        """Read no more."""
+        if self.descriptor >= 0:
             self.loop.unwatch(self.descriptor)
             os.close(self.descriptor)
+            self.descriptor = -1
 
 
 class Service:

@@ -8,21 +8,32 @@ Input and output of an exec are bounded by a window in each direction: a sender 
 WINDOW_BYTES of frames are not yet consumed, the receiver says with a WINDOW frame (a decimal number
 of bytes, headers counted) what it has consumed. So a slow client, or a command that reads nothing,
 holds up neither the other streams nor the health checks.
+
+LOAD and INVOKE (from version 2 on) open a stream each: JSON that says ``bytes``, a line feed, the
+body's first piece; the rest of the body follows as STDIN under the window. The body of a LOAD is
+the variables as JSON, a line feed, the source; that of an INVOKE the event. The answer is RESULT,
+built the same way, its body's rest follows as STDOUT; a result that cannot be ended is an ERROR.
+An agent of version 1 skips frames that it does not know, so the host looks at what its HELLO said.
 """
 
 from __future__ import annotations
 
 import struct
 
-VERSION = 1
+from blixard.ports.hypervisor import PAYLOAD_MAX_BYTES
+
+VERSION = 2
+VERSION_WITH_FUNCTIONS = 2
 MAGIC = b"BLX1"
 HEADER = struct.Struct(">4sBII")
 PAYLOAD_BYTES_MAX = 64 * 1024
 WINDOW_BYTES = 256 * 1024
+BODY_BYTES_MAX = PAYLOAD_MAX_BYTES
 
 HELLO, STATUS, EXEC, STDIN, STDOUT, STDERR, EXIT, RESIZE, SHUTDOWN, ERROR, CLOSE, WINDOW = range(
     1, 13
 )
+LOAD, INVOKE, RESULT = 13, 14, 15
 
 # First byte of each frame on the stream that joins a client to an exec (API and CLI). An empty
 # STDIN is the end of the input, RESIZE is ``COLSxROWS``, EXIT the exit code as text.
@@ -62,7 +73,7 @@ class Decoder:
             if len(buffer) - at < HEADER.size:
                 break
             _, kind, stream, length = HEADER.unpack_from(buffer, at)
-            if length > PAYLOAD_BYTES_MAX or not HELLO <= kind <= WINDOW:
+            if length > PAYLOAD_BYTES_MAX or not HELLO <= kind <= RESULT:
                 at += 1
                 self.skipped += 1
                 continue

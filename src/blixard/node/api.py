@@ -14,6 +14,7 @@ from blixard.api.service import ApiHandlers, ApiService
 from blixard.cluster.facade import Cluster
 from blixard.cluster.kind import KindTable, level_of
 from blixard.cluster.kinds import level_in
+from blixard.cluster.resources import Resource
 from blixard.consensus.config import MemberHealth
 from blixard.node.admission import Admission
 from blixard.node.kinds import all_kinds
@@ -91,6 +92,7 @@ class NodeApi:
             join=self._join if admission is not None else None,
             mint_token=self._mint if ca_certificate_der else None,
             status=self._status,
+            live=self._live,
             version={"version": __version__, "apiVersion": "blixard.dev/v1"},
         )
         if check_certificate is not None:
@@ -99,9 +101,12 @@ class NodeApi:
             node.env,
             KindTable(all_kinds()),
             NodeStanding(node),
-            sub_resources=self._streams.sub_resources(),
+            sub_resources=(*self._streams.sub_resources(), *node.functions.sub_resources()),
             handlers=handlers,
         )
+
+    def _live(self, resource: Resource) -> dict[str, Any]:
+        return self._node.functions.status(resource) if resource.kind == "Function" else {}
 
     def register(self) -> None:
         """Serve other nodes; before the transport starts."""

@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from blixard.base.errors import BlixardError
 from blixard.cluster.store import Store
 from blixard.consensus.membership import Membership
-from blixard.node.messages import INVITE, Peer
+from blixard.node.messages import FUNCTION_CALL, INVITE, Peer
 from blixard.node.streams import METHOD as INSTANCE_STREAM
 from blixard.ports.transport import MESSAGES
+from blixard.storage.remote import METHOD as UNMAKE
 
 # Whoever may call these can act on any guest or replace this node's authority. Voters judge the
-# caller behind a stream themselves, and hold the issuing authority anyway.
-VOTERS_ONLY = frozenset({INSTANCE_STREAM, INVITE})
+# caller behind a stream or a call themselves, and hold the issuing authority anyway.
+VOTERS_ONLY = frozenset({FUNCTION_CALL, INSTANCE_STREAM, INVITE, UNMAKE})
 RAFT = "raft"
 
 

@@ -16,6 +16,7 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     vcpus: int = 0
     memory_mib: int = 0
+    function_memory_mib: int = 0
     api_address: str = ""
     roles: tuple[str, ...] = ()
     labels: dict[str, str] = {}
@@ -54,7 +55,11 @@ def founding_ops(
         api_address=facts.api_address,
         roles=facts.roles,
         labels=facts.labels,
-        capacity=Capacity(vcpus=facts.vcpus, memory_mib=facts.memory_mib),
+        capacity=Capacity(
+            vcpus=facts.vcpus,
+            memory_mib=facts.memory_mib,
+            function_memory_mib=facts.function_memory_mib,
+        ),
         max_vms=facts.max_vms,
     )
     status = {"epoch": 1, "state": "Joining"}

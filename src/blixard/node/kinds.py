@@ -7,8 +7,10 @@ import msgspec
 from blixard import __version__
 from blixard.cluster import kinds as cluster_kinds
 from blixard.cluster.kind import HIGHEST_LEVEL, Kind
+from blixard.functions import kinds as function_kinds
 from blixard.images import kinds as image_kinds
 from blixard.network import kinds as network_kinds
+from blixard.storage import kinds as storage_kinds
 from blixard.vms import kinds as vm_kinds
 
 
@@ -16,8 +18,10 @@ def all_kinds() -> tuple[Kind, ...]:
     """Return every kind that this version knows."""
     return (
         *cluster_kinds.KINDS,
+        *function_kinds.KINDS,
         *image_kinds.KINDS,
         *network_kinds.KINDS,
+        *storage_kinds.KINDS,
         *vm_kinds.KINDS,
     )
 

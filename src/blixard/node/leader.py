@@ -26,6 +26,7 @@ from blixard.node.views import (
     lost_status,
     may_start,
     node_status,
+    source_of,
     to_be_fenced,
 )
 from blixard.ports.environment import Environment
@@ -235,6 +236,15 @@ class LeaderDuties:
             else:
                 return m.encode(MoveAnswer(done=True))
         raise BlixardError("CONFLICT", "the instance changes all the time")
+
+    async def source(self, _uid: str, payload: bytes) -> bytes:
+        """Answer the source of a function: its digest proves it, whatever is applied here."""
+        self.lead()
+        question = msgspec.msgpack.decode(payload, type=m.SourceQuestion)
+        source = source_of(self._cluster.store, question.uid, question.digest)
+        if source is None:
+            raise BlixardError("NOT_FOUND", "the function has another source by now, or is gone")
+        return source
 
     # -- fencing --
 

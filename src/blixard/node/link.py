@@ -47,13 +47,13 @@ class NodeLink:
         self._config = config
         self._hypervisor = hypervisor
         self.authority = NodeAuthority(config)
-        self._view: m.NodeView | None = None
+        self._view: m.FullView | None = None
         self.removed = False
         self._pending: dict[str, m.Report] = {}
         self._pending_images: dict[str, ImageReport] = {}
         self._disputed: set[str] = set()
         self._report_wake = asyncio.Event()
-        self.on_view: Callable[[m.NodeView], None] = lambda _view: None
+        self.on_view: Callable[[m.FullView], None] = lambda _view: None
         self.on_authority: Callable[[], None] = lambda: None
         self.on_new_epoch: Callable[[], None] = lambda: None
 
@@ -171,7 +171,7 @@ class NodeLink:
         except BlixardError as error:
             self._env.log("debug", "view_failed", code=error.code, detail=error.message)
             return False
-        view = msgspec.msgpack.decode(answer, type=m.NodeView)
+        view = msgspec.msgpack.decode(answer, type=m.FullView)
         if view.digest == have:
             return True
         self._view = view

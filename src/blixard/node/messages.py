@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from blixard.functions.spec import FunctionDuties
 from blixard.images.duties import ImageDuty, ImageReport
 from blixard.ports.network import NetworkView
 from blixard.vms.reconcile import Assignment
@@ -16,6 +17,9 @@ REPORT = "node.report"
 CONFIRM_START = "node.confirm-start"
 INVITE = "node.invite"
 MOVE = "node.move"  # a MoveWord, answered with a MoveAnswer
+FUNCTION_SOURCE = "node.function-source"
+FUNCTION_CALL = "node.function-call"
+FUNCTION_SUMMARY = "node.function-summary"
 
 
 class Peer(msgspec.Struct, frozen=True, array_like=True):
@@ -64,6 +68,19 @@ class NodeView(msgspec.Struct, frozen=True, array_like=True):
     networks: tuple[NetworkView, ...] = ()
     peers: tuple[Peer, ...] = ()
     images: tuple[ImageDuty, ...] = ()
+
+
+class FullView(NodeView, frozen=True, array_like=True):
+    """The duties of a node that serves functions; others are not sent what they do not need."""
+
+    functions: FunctionDuties = FunctionDuties(0, ())
+
+
+class SourceQuestion(msgspec.Struct, frozen=True, array_like=True):
+    """What is the source of that function? Only that of *digest* is of use."""
+
+    uid: str
+    digest: str
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True):

@@ -20,9 +20,12 @@ from blixard.cluster.machine import ClusterMachine
 from blixard.consensus.log import read_file
 from blixard.consensus.node import Member, RaftConfig, RaftNode
 from blixard.consensus.recovery import has_state
+from blixard.functions.loops import FunctionNode
+from blixard.functions.spec import FunctionDuty
 from blixard.images.loops import ImageBuilds
 from blixard.node import messages as m
 from blixard.node.founding import Founding, founding_ops
+from blixard.node.functions import FunctionGateway
 from blixard.node.kinds import Program
 from blixard.node.leader import LeaderDuties
 from blixard.node.leadership import Leadership
@@ -32,6 +35,11 @@ from blixard.ports.environment import Environment
 from blixard.ports.guests import GuestBuilder
 from blixard.ports.hypervisor import Hypervisor
 from blixard.ports.network import NetworkBackend
+from blixard.storage.backends import Backends
+from blixard.storage.loops import StorageController
+from blixard.storage.remote import METHOD as UNMAKE
+from blixard.storage.remote import answer
+from blixard.vms.disks import Disks
 from blixard.vms.loops import MigrationController, Reconciler, ReplicaController
 
 RAFT_DIRECTORY = "raft"
@@ -40,6 +48,7 @@ PLAN_IDLE_S = 10.0
 PLAN_BUSY_S = 1.0
 FOUND_S = 5.0
 PEERS_FILE = "peers"
+SOURCE_S = 5.0
 
 
 class NodeIdentity(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +102,10 @@ class Voter:
         self.duties = LeaderDuties(env, self.raft, self.cluster, config.lease)
         self.controller = ReplicaController(env, self.cluster)
         self.migrations = MigrationController(env, self.cluster)
+        self.storage = StorageController(
+            env, self.cluster, self.raft, node.backends, own_uid=node.identity.uid
+        )
+        self._stores = False  # the loop of storage runs once there is a pool
         self.roster = Roster(
             env,
             self.raft,
@@ -117,6 +130,13 @@ class Voter:
         self._env.spawn(self.duties.run_fencing(), name="fencing")
         self._env.spawn(self.roster.run(), name="roster")
         self._env.spawn(self._plan(), name="replicas")
+        self._look_for_pools()
+
+    def _look_for_pools(self) -> None:
+        if not self._stores and self.machine.store.count("StoragePool"):
+            self._stores = True
+            self._env.spawn(self.storage.run(), name="storage")
+        self.storage.wake()
 
     def _applied(self, _index: int) -> None:
         seen = self.machine.store.kind_revisions(WATCHED)
@@ -125,6 +145,7 @@ class Voter:
             self._check_level()
             self._planned.set()
             self.duties.state_changed()
+            self._look_for_pools()
 
     def _check_level(self) -> None:
         """Stop where this program would apply entries by other rules than the newer ones do."""
@@ -173,7 +194,10 @@ class Voter:
         )
 
 
-WATCHED = ("VM", "Instance", "Image", "Network", "Node", "ClusterConfig", "Migration")
+WATCHED = (
+    "VM", "Instance", "Image", "Network", "Node", "ClusterConfig", "Migration", "Volume",
+    "StoragePool", "Function",
+)  # fmt: skip
 
 
 class Node:
@@ -188,6 +212,7 @@ class Node:
         hypervisor: Hypervisor,
         network: NetworkBackend,
         builder: GuestBuilder,
+        backends: Backends | None = None,
         secrets: Secrets | None = None,
     ) -> None:
         self.env = env
@@ -195,6 +220,7 @@ class Node:
         self.config = config
         self.secrets = secrets or Secrets()
         self.hypervisor = hypervisor
+        self.backends: Backends = backends or {}
         self.voter: Voter | None = None
         self._becoming = asyncio.Lock()
         self.on_voter: Callable[[Voter], None] = lambda _voter: None
@@ -207,11 +233,24 @@ class Node:
             hypervisor=hypervisor,
             network=network,
             builder=builder,
+            disks=Disks(self.backends, identity.uid),
             authority=self.link,
             report=self.link.report,
         )
+        self.function_pools = FunctionNode(
+            env,
+            node_name=identity.name,
+            hypervisor=hypervisor,
+            builder=builder,
+            authority=self.link,
+            fetch=self._fetch_source,
+        )
+        self.functions = FunctionGateway(
+            env, identity.uid, self.function_pools, lambda: self.leadership.peers
+        )
+        hypervisor.on_change(self._guest_changed)
         self.link.on_view = self._viewed
-        self.link.on_authority = self.reconciler.wake_all
+        self.link.on_authority = self._entitled
         self.link.on_new_epoch = self.reconciler.report_all
 
     async def start(self) -> None:
@@ -219,10 +258,14 @@ class Node:
         for method, handler in self._handlers().items():
             self.env.transport.on_request(method, handler)
         self.env.transport.on_request(m.INVITE, self._invited)
+        self.functions.register()
+        self.env.transport.on_request(UNMAKE, self._unmake)
         self._set_peers(await self._stored_peers())
         if has_state(self.env.disk, RAFT_DIRECTORY):
             await self._start_voter()
-        await self.reconciler.adopt()
+        processes = await self.hypervisor.instances()
+        self.reconciler.adopt(processes)
+        self.function_pools.begin(processes)
         self.env.spawn(self.reconciler.run_network(), name="network")
         self.env.spawn(self.link.run_heartbeats(), name="heartbeats")
         self.env.spawn(self.link.run_views(), name="views")
@@ -246,6 +289,7 @@ class Node:
             m.REPORT: self._on_report,
             m.CONFIRM_START: self._on_confirm_start,
             m.MOVE: self._on_move,
+            m.FUNCTION_SOURCE: self._on_source,
         }
 
     def _duties(self) -> LeaderDuties:
@@ -272,6 +316,9 @@ class Node:
     async def _on_move(self, uid: str, payload: bytes) -> bytes:
         return await self._duties().move(uid, payload)
 
+    async def _on_source(self, uid: str, payload: bytes) -> bytes:
+        return await self._duties().source(uid, payload)
+
     # -- becoming a voter --
 
     async def _invited(self, _uid: str, payload: bytes) -> bytes:
@@ -284,6 +331,9 @@ class Node:
                 self._set_peers(invitation.members)
                 await self._become_voter()
         return b""
+
+    async def _unmake(self, _uid: str, payload: bytes) -> bytes:
+        return await answer(self.backends, payload)
 
     async def _become_voter(self) -> None:
         try:
@@ -312,11 +362,24 @@ class Node:
 
     # -- duties --
 
-    def _viewed(self, view: m.NodeView) -> None:
+    def _guest_changed(self, uid: str) -> None:
+        self.reconciler.changed(uid)
+        self.function_pools.changed(uid)
+
+    def _entitled(self) -> None:
+        self.reconciler.wake_all()
+        self.function_pools.look()
+
+    async def _fetch_source(self, duty: FunctionDuty) -> bytes:
+        question = m.encode(m.SourceQuestion(duty.uid, duty.digest))
+        return await self.leadership.ask(m.FUNCTION_SOURCE, question, timeout_s=SOURCE_S)
+
+    def _viewed(self, view: m.FullView) -> None:
         self._set_peers(view.peers)
         if view.epoch == self.link.epoch:
             self.reconciler.assign(list(view.assignments), view.networks)
             self.image_builds.assign(view.images, view.epoch)
+            self.functions.assign(view.functions)
         self.env.spawn(self._store_peers(view.peers), name="store peers")
 
     def _set_peers(self, peers: tuple[m.Peer, ...]) -> None:

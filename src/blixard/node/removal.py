@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from blixard.cluster.fences import may_still_write
 from blixard.cluster.resources import Resource
 from blixard.cluster.store import Store
 
@@ -38,9 +39,8 @@ def removal_step(
             )
         return RemovalStep(kind="mark", message="no new instances are placed there")
     lost = node.status.get("state") == "Lost"
-    left = [
-        i.metadata.name for i in store.list("Instance") if i.spec.get("node") == node.metadata.uid
-    ]
+    there = [i for i in store.list("Instance") if i.spec.get("node") == node.metadata.uid]
+    left = [i.metadata.name for i in there]
     if left and not force and not lost:
         if waited_s > GRACEFUL_DEADLINE_S:
             return RemovalStep(
@@ -49,6 +49,8 @@ def removal_step(
         return RemovalStep(kind="wait", message=f"{len(left)} instances have to move")
     if force and not lost and node.status.get("state") == "Ready":
         return RemovalStep(kind="fence", message="waiting until its lease has ended")
+    if lost and any(may_still_write(node, instance.spec) for instance in there):
+        return RemovalStep(kind="wait", message="its storage still takes writes from there")
     if node.spec.get("raftId") in raft_ids:
         return RemovalStep(kind="leave", message="leaving the voters")
     return RemovalStep(kind="delete", message="forgetting the node")

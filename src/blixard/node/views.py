@@ -10,9 +10,11 @@ import msgspec
 from blixard.cluster.leases import LeaderLeases
 from blixard.cluster.resources import PatchStatus, Resource
 from blixard.cluster.store import Store
+from blixard.functions.shares import duties_of
+from blixard.functions.spec import digest_of
 from blixard.images.duties import Builds, builds
 from blixard.network.views import NetworkMap
-from blixard.node.messages import NodeView, Peer
+from blixard.node.messages import FullView, NodeView, Peer
 from blixard.placement.choice import VM_ROLE
 from blixard.vms.reconcile import Assignment
 from blixard.vms.spec import InstanceSpec
@@ -73,6 +75,7 @@ class ClusterView:
                 coming = msgspec.structs.replace(given, incoming=True)
                 self._given.setdefault(spec.migration.target, []).append(coming)
         self._builds = builds_of(store)
+        self._functions = duties_of(store)
         self._networks = NetworkMap(store)
         self._peers = peers_of(store, voters)
         self._common = _digest((self._networks.common, self._peers))
@@ -88,6 +91,8 @@ class ClusterView:
             return False
         if not self._store.same(store, ("Image",)) and self._builds != builds_of(store):
             return False
+        if not self._store.same(store, ("Function",)) and self._functions != duties_of(store):
+            return False
         self._store = store
         return True
 
@@ -98,13 +103,14 @@ class ClusterView:
             epoch = int(node.status.get("epoch", 0))
             given = self._given.get(uid, [])
             told = (self._common, uid, epoch, given, self._builds.get(uid, ()))
-            self._digests[uid] = _digest(told)
+            functions = self._functions.get(uid)
+            self._digests[uid] = _digest(told if functions is None else (*told, functions))
         return self._digests[uid]
 
     def of(self, node: Resource) -> NodeView:
         """Return the duties of *node*, assignments in order of uid."""
         uid = node.metadata.uid
-        return NodeView(
+        view = NodeView(
             digest=self.digest(node),
             epoch=int(node.status.get("epoch", 0)),
             revision=self._store.revision,
@@ -113,6 +119,10 @@ class ClusterView:
             peers=self._peers,
             images=self._builds.get(uid, ()),
         )
+        functions = self._functions.get(uid)
+        if functions is None:
+            return view
+        return FullView(**msgspec.structs.asdict(view), functions=functions)
 
 
 def _specs(store: Store, known: Specs) -> Specs:
@@ -140,6 +150,15 @@ def _same_specs(specs: Specs, instances: list[Resource]) -> bool:
 
 def _digest(value: object) -> str:
     return hashlib.blake2b(msgspec.msgpack.encode(value), digest_size=16).hexdigest()
+
+
+def source_of(store: Store, uid: str, digest: str) -> bytes | None:
+    """Return the source of a function, None if it is another one by now."""
+    function = store.by_uid(uid)
+    if function is None or function.kind != "Function":
+        return None
+    source = str(function.spec.get("source", ""))
+    return source.encode() if digest_of(source) == digest else None
 
 
 def may_start(store: Store, node_uid: str, *, uid: str, run: int, epoch: int) -> bool:

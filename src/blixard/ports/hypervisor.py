@@ -1,6 +1,6 @@
 """The node's hypervisor with its guard: start stopped, arm, continue.
 
-Find again after a restart.
+Find again after a restart; call functions that were loaded into a guest.
 """
 
 from __future__ import annotations
@@ -11,6 +11,10 @@ from typing import Literal, Protocol
 import msgspec
 
 from blixard.ports.transport import Stream
+from blixard.ports.volumes import DiskAttachment
+
+PAYLOAD_MAX_BYTES = 6 << 20  # of an event and of a result, as with AWS Lambda
+LOG_TAIL_LINES = 50
 
 
 class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,8 +22,11 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     ``runner`` is a runner directory (microvm.nix layout), ``tap`` the host interface made by the
     network backend (empty: no network), ``address`` the guest's ``IP/prefix``, ``node`` the name of
-    the node that starts it, which the guest is told. ``incoming``: the process waits for the memory
-    and state of another one (:meth:`Hypervisor.receive_state`); it never boots by itself.
+    the node that starts it, which the guest is told, ``disks`` its volumes in the VM's own order.
+    ``incoming``: the process waits for the memory and state of another one
+    (:meth:`Hypervisor.receive_state`); it never boots by itself. ``purpose``: an instance of a
+    function belongs to the daemon that started it, and ends with it; instances of VMs are found
+    again.
     """
 
     instance_uid: str
@@ -37,6 +44,8 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     mtu: int = 1450
     node: str = ""
     incoming: bool = False
+    disks: tuple[DiskAttachment, ...] = ()
+    purpose: Literal["vm", "function"] = "vm"
 
 
 GuardMode = Literal["keep", "fence"]
@@ -78,6 +87,33 @@ class MigrationFigures(msgspec.Struct, frozen=True, kw_only=True):
     total_ms: int
     downtime_ms: int
     bytes_sent: int
+
+
+class Invocation(msgspec.Struct, frozen=True, kw_only=True):
+    """One call of a function: ``event`` is JSON of at most PAYLOAD_MAX_BYTES.
+
+    ``handler`` is ``file.function`` as it was loaded, ``deadline_s`` what remains of the call in
+    seconds, ``context`` what the handler is told beside the event (names, not secrets).
+    """
+
+    request_id: str
+    handler: str
+    event: bytes
+    deadline_s: float
+    context: dict[str, str] = {}
+
+
+class InvocationResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a call: ``payload`` is JSON, what the handler returned or what it raised.
+
+    ``timeout``: the handler still ran at the deadline; nobody knows what its guest does now.
+    """
+
+    status: Literal["ok", "error", "timeout"]
+    payload: bytes
+    error_type: str = ""
+    log_tail: list[str] = []
+    duration_ms: float = 0.0
 
 
 class Hypervisor(Protocol):
@@ -154,6 +190,29 @@ class Hypervisor(Protocol):
 
     async def guest_status(self, instance_uid: str) -> GuestStatus:
         """Ask the agent. Raises BlixardError GUEST_UNREACHABLE."""
+
+    async def load_function(
+        self,
+        instance_uid: str,
+        *,
+        source: bytes,
+        handler: str,
+        environment: dict[str, str],
+        timeout_s: float,
+    ) -> None:
+        """Give a booted guest the code of a function, once.
+
+        Raises:
+            BlixardError: FUNCTION_LOAD_FAILED with the guest's words, also after *timeout_s*;
+                GUEST_UNREACHABLE.
+        """
+
+    async def invoke(self, instance_uid: str, call: Invocation) -> InvocationResult:
+        """Run the handler that was loaded once; a guest serves one call at a time.
+
+        Raises:
+            BlixardError: GUEST_UNREACHABLE if the guest does not answer: the handler may have run.
+        """
 
     async def exec(
         self, instance_uid: str, command: list[str], *, tty: bool, stream: Stream

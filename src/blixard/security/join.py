@@ -51,6 +51,7 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     api_address: str
     vcpus: int
     memory_mib: int
+    function_memory_mib: int = 0
     max_vms: int = 100
     labels: dict[str, str] = {}
     roles: tuple[str, ...] = ()
@@ -377,7 +378,11 @@ def node_spec(facts: NodeFacts, *, raft_id: int, roles: list[str]) -> dict[str, 
         "raftId": raft_id,
         "roles": roles,
         "labels": dict(facts.labels),
-        "capacity": {"vcpus": facts.vcpus, "memoryMib": facts.memory_mib},
+        "capacity": {
+            "vcpus": facts.vcpus,
+            "memoryMib": facts.memory_mib,
+            "functionMemoryMib": facts.function_memory_mib,
+        },
         "maxVms": facts.max_vms,
         "schedulable": True,
     }

@@ -15,6 +15,7 @@ from blixard.simulation.guest_runs import vm_of
 from blixard.simulation.hands import Undo
 from blixard.simulation.loop import LivelockError
 from blixard.simulation.run import Report
+from blixard.simulation.scenarios import volumes
 from blixard.simulation.scenarios.guests import apart, is_ready, ownerless, store_of, unready
 from blixard.simulation.scenarios.moving import Moves
 from blixard.simulation.scenarios.shell import Shell, serve
@@ -52,13 +53,28 @@ class ClusterSimulation:
         memory: str | None = None,
         packages: Sequence[str] = ("nginx",),
         on_partition: Literal["keep", "fence"] | None = None,
+        pool: str | None = None,
+        replication: int = 3,
+        size_gb: int = 10,
         within_s: float = 40.0,
     ) -> None:
         """Create a VM as ``blixard vm create`` does, and wait until its replicas are ready.
 
         What is None is the product's default. ``on_partition``: a replica that is cut off ends and
-        runs elsewhere ("fence"), or runs on where it is ("keep").
+        runs elsewhere ("fence"), or runs on where it is ("keep"). With a *pool* each replica has a
+        volume of *size_gb* in it; a pool that is not there is made, of *replication* copies.
         """
+        if pool is not None:
+            volumes.make_pool(self.shell, pool, replicas=replication)
+            spec = {"replicas": replicas, "vcpus": vcpus, "memory": memory,
+                    "onPartition": on_partition,
+                    "recipe": {"packages": list(packages)}}  # fmt: skip
+            volumes.make_vm(
+                self.shell, name, pool=pool, size=f"{size_gb}GiB",
+                more={key: value for key, value in spec.items() if value is not None},
+            )  # fmt: skip
+            self._until_ready(name, replicas, within_s)
+            return
         given = {"--vcpus": vcpus, "--memory": memory, "--on-partition": on_partition}
         more = [word for flag, value in given.items() if value is not None
                 for word in (flag, str(value))]  # fmt: skip
@@ -66,6 +82,9 @@ class ClusterSimulation:
             "vm", "create", name, "--packages", ",".join(packages), "--replicas", str(replicas),
             *more, "--detach",
         )  # fmt: skip
+        self._until_ready(name, replicas, within_s)
+
+    def _until_ready(self, name: str, replicas: int, within_s: float) -> None:
         self.stage.until(
             within_s, lambda: is_ready(self.stage, name, replicas), f"{name} is ready",
             seen=lambda: self._runs(name),
@@ -181,6 +200,33 @@ class ClusterSimulation:
         self.stage.until(
             within_s, lambda: not missing(), "the cluster converges", "convergence",
             seen=lambda: "; ".join(missing()),
+        )  # fmt: skip
+
+    def verify_ceph_quorum_maintained(self, *, within_s: float = 60.0) -> None:
+        """A majority of Ceph's monitors agree, and what lies in the pools can be read and written.
+
+        What has lost most of its copies has to wait until some of them are made anew.
+
+        Raises:
+            BrokenPromiseError: what is not so; or there is no pool.
+        """
+        ceph = self.stage.world.ceph
+        self.stage.until(
+            within_s, lambda: bool(ceph.pools) and not ceph.unserved(), "Ceph serves its pools",
+            "ceph quorum", seen=lambda: "; ".join(ceph.unserved()) or "there is no pool",
+        )  # fmt: skip
+
+    def verify_ceph_rebalancing_complete(self, *, within_s: float = 120.0) -> None:
+        """Every object in the pools has all its copies, where they belong, on OSDs that run.
+
+        Raises:
+            BrokenPromiseError: what lacks; or there is no pool.
+        """
+        ceph = self.stage.world.ceph
+        self.stage.until(
+            within_s, lambda: bool(ceph.pools) and not ceph.unbalanced(), "Ceph has rebalanced",
+            "ceph rebalancing",
+            seen=lambda: "; ".join(ceph.unbalanced()) or "there is no pool",
         )  # fmt: skip
 
     def serving(self, name: str) -> list[Host]:

@@ -1,4 +1,5 @@
-"""No node runs more than it has: the guests on a host fit into what its node offers.
+"""No node runs more than it has: the guests on a host fit into what its node offers, those of VMs
+and those of functions each into their own part.
 
 A reservation counts until the end of its guest is reported, so this holds at every instant.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from blixard.cluster.store import Store
+from blixard.functions.shares import memory_of
 from blixard.ports.hypervisor import LaunchPlan
 
 Fail = Callable[[str, str], None]
@@ -27,6 +29,10 @@ class Capacity:
         running = self._running.setdefault(host, {})
         running[plan.instance_uid] = plan
         seen = self._seen_by(host)
+        if plan.purpose == "function":
+            self._function_started(host, seen)
+            return
+        running = {uid: one for uid, one in running.items() if one.purpose == "vm"}
         most = offered(*seen) if seen is not None else None
         if most is None:
             return
@@ -39,6 +45,14 @@ class Capacity:
                 f"host {host} runs {vcpus} vCPUs, {memory_mib} MiB of {most[0]:g}, {most[1]:g} "
                 f"with {plan.name} (run {plan.run}): {names}",
             )
+
+    def _function_started(self, host: int, seen: tuple[Store, str] | None) -> None:
+        node = seen[0].by_uid(seen[1]) if seen is not None else None
+        running = [p for p in self._running[host].values() if p.purpose == "function"]
+        memory_mib = sum(plan.memory_mib for plan in running)
+        if node is not None and memory_mib > memory_of(node):
+            text = f"host {host} runs {len(running)} functions with {memory_mib} MiB"
+            self._fail("function memory", f"{text} of {memory_of(node)}")
 
     def ended(self, host: int, plan: LaunchPlan) -> None:
         """They run no longer."""

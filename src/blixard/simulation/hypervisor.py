@@ -7,6 +7,7 @@ daemon does.
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections.abc import Awaitable, Callable
 
@@ -16,12 +17,15 @@ from blixard.base.errors import BlixardError
 from blixard.ports.hypervisor import (
     GuestStatus,
     HypervisorInstance,
+    Invocation,
+    InvocationResult,
     LaunchPlan,
     MigrationFigures,
     ProcessState,
 )
 from blixard.ports.transport import Stream
 from blixard.simulation import guest_state
+from blixard.simulation.calls import GuestFunction, Handled, check_loadable
 from blixard.simulation.guest_state import GuestState
 from blixard.simulation.loop import SimHandle
 from blixard.simulation.nap import Nap
@@ -29,7 +33,10 @@ from blixard.simulation.process import Process
 
 _FIRST_PID = 1000
 BOOT_MEAN_S = 1.5
-_SHUT_DOWN, _KILLED = 0, -9
+_SHUT_DOWN, _KILLED, _CRASHED = 0, -9, 1
+_CHANNEL_MEAN_S = 0.0003  # a message to the agent in a guest, and its answer
+_LOAD_MEAN_S = 0.0005
+_SILENT_S = 1.0  # a guest that says nothing so long after the deadline of a call is gone
 _ENDED_BY_DAEMON = (_SHUT_DOWN, _KILLED)
 
 
@@ -51,6 +58,8 @@ class SimInstance(msgspec.Struct):
     ran_ns: int = 0  # until it was stopped last
     since_ns: int = 0  # when its CPUs were last let run
     arrived: GuestState | None = None  # what another host sent, until it runs
+    uses_disks: bool = False
+    function: GuestFunction | None = None
 
     def shown(self) -> HypervisorInstance:
         """Return what the port shows."""
@@ -86,6 +95,12 @@ class Observer:
     def stopped(self, host: int, plan: LaunchPlan, *, ailing: bool, by_guard: bool) -> None:
         """The guard or the daemon ends one that runs; *ailing*: its host's guests were unwell."""
 
+    def call_began(self, host: int, plan: LaunchPlan, call: Invocation) -> None:
+        """A function's handler begins in a guest."""
+
+    def call_ended(self, host: int, plan: LaunchPlan, request_id: str, status: str) -> None:
+        """It is over, or its guest is."""
+
 
 class GuestWorld:
     """What runs on one host, from boot to crash of the host."""
@@ -100,6 +115,7 @@ class GuestWorld:
         self.machine = machine
         self.instances: dict[str, SimInstance] = {}
         self.boot_mean_s = BOOT_MEAN_S
+        self.boot_s: float | None = None  # exactly, from the spawn to the agent's first answer
         self.deaf = False
         self.ailing = False  # since a guest hung or was slow, until the host boots
         self.hung: list[str] = []
@@ -110,6 +126,8 @@ class GuestWorld:
         self._pid = _FIRST_PID
         self.callbacks: list[Callable[[str], None]] = []
         self.daemon: Process | None = None
+        # Lets a guest that begins to run use its disks: its plan, from when on, whether it is left.
+        self.use_disks: Callable[[LaunchPlan, int, Callable[[], bool]], None] = lambda *_: None
 
     def spawn(self, plan: LaunchPlan) -> SimInstance:
         """Make a process with stopped CPUs."""
@@ -149,10 +167,19 @@ class GuestWorld:
             if instance.arrived is not None:
                 self._observer.arrived(self.machine.host, instance.plan, instance.arrived)
                 instance.arrived = None
-            boot_s = self.boot_mean_s * (0.5 + self._random.random())
+            boot_s = self.boot_s
+            if boot_s is None:
+                boot_s = self.boot_mean_s * (0.5 + self._random.random())
             instance.boots_at_ns = instance.boots_at_ns or self._now_ns() + int(boot_s * 1e9)
             self._observer.started(self.machine.host, instance.plan)
             self.machine.call_at_ns(instance.boots_at_ns, self._changed, uid)
+            if instance.plan.disks and not instance.uses_disks:
+                instance.uses_disks = True
+                alive = functools.partial(self._is_left, instance)
+                self.use_disks(instance.plan, instance.boots_at_ns, alive)
+
+    def _is_left(self, instance: SimInstance) -> bool:
+        return self.machine.alive and instance.state != "exited"
 
     def stop(self, uid: str) -> None:
         """Stop the CPUs."""
@@ -190,12 +217,39 @@ class GuestWorld:
         instance.state, instance.exit_code, instance.killed_by_guard = "exited", code, by_guard
         if instance.timer is not None:
             instance.timer.cancel()
+        if instance.function is not None:
+            instance.function.gone()
         if ran:
             host, plan = self.machine.host, instance.plan
             if by_guard or code in _ENDED_BY_DAEMON:
                 self._observer.stopped(host, plan, ailing=self.ailing, by_guard=by_guard)
             self._observer.ended(host, plan)
         self._changed(uid)
+
+    def load(self, uid: str, handler: str) -> None:
+        """Give a guest that has booted a function. Raises BlixardError."""
+        if not self.ready(uid):
+            raise BlixardError("GUEST_UNREACHABLE", f"{uid} does not answer")
+        check_loadable(handler)
+        instance, host = self.instances[uid], self.machine.host
+        instance.function = GuestFunction(host, instance.plan, handler, self._observer)
+
+    def call(self, uid: str, call: Invocation, done: asyncio.Future[InvocationResult]) -> None:
+        """Run a loaded function; a guest that does not answer leaves *done* as it is."""
+        instance = self.instances.get(uid)
+        function = instance.function if instance is not None else None
+        if function is None or function.handler != call.handler or not self.ready(uid):
+            return
+        handled = function.begin(call, done)
+        self.later(handled.seconds, self._handled, uid, function, call, handled)
+
+    def _handled(
+        self, uid: str, function: GuestFunction, call: Invocation, handled: Handled
+    ) -> None:
+        if handled.crashes:
+            self.end(uid, code=_CRASHED)
+        elif uid not in self.hung:
+            function.end(call, handled)
 
     def arm(self, uid: str, deadline_ns: int, epoch: int, seq: int) -> None:
         """Have the guard kill the instance at the deadline."""
@@ -317,8 +371,13 @@ class SimHypervisor:
 
     async def start_paused(self, plan: LaunchPlan) -> HypervisorInstance:
         """Spawn with the CPUs stopped."""
-        await self._take(0.05)
+        await self._take_starting(0.05)
         return self._world.spawn(plan).shown()
+
+    async def _take_starting(self, mean_s: float) -> None:
+        """Take a part of a start; where the whole of it is given, that is spent with booting."""
+        if self._world.boot_s is None:
+            await self._take(mean_s)
 
     async def _ask_guard(self, do: Callable[[], None]) -> None:
         """Send the guard a word, which is on its way whatever becomes of the daemon."""
@@ -348,7 +407,7 @@ class SimHypervisor:
 
     async def resume(self, instance_uid: str) -> None:
         """Let the CPUs run."""
-        await self._take(0.002)
+        await self._take_starting(0.002)
         self._world.run(instance_uid)
 
     async def pause(self, instance_uid: str) -> None:
@@ -432,10 +491,35 @@ class SimHypervisor:
 
     async def guest_status(self, instance_uid: str) -> GuestStatus:
         """Ask the agent."""
-        await self._take(0.002)
+        await self._take_starting(0.002)
         if not self._world.ready(instance_uid):
             raise BlixardError("GUEST_UNREACHABLE", f"{instance_uid} does not answer")
         return GuestStatus(ready=True)
+
+    async def load_function(
+        self,
+        instance_uid: str,
+        *,
+        source: bytes,  # noqa: ARG002 - simulated guests have their handlers
+        handler: str,
+        environment: dict[str, str],  # noqa: ARG002
+        timeout_s: float,  # noqa: ARG002 - it takes less
+    ) -> None:
+        """Give a guest a handler of :data:`blixard.simulation.calls.HANDLERS`."""
+        await self._take(_LOAD_MEAN_S)
+        self._world.load(instance_uid, handler)
+
+    async def invoke(self, instance_uid: str, call: Invocation) -> InvocationResult:
+        """Have the guest run its function."""
+        await self._take(_CHANNEL_MEAN_S)
+        done: asyncio.Future[InvocationResult] = asyncio.get_running_loop().create_future()
+        self._world.call(instance_uid, call, done)
+        try:
+            async with asyncio.timeout(call.deadline_s + _SILENT_S):
+                return await done
+        except TimeoutError as error:
+            message = f"{instance_uid} does not answer"
+            raise BlixardError("GUEST_UNREACHABLE", message) from error
 
     async def exec(
         self, instance_uid: str, command: list[str], *, tty: bool, stream: Stream

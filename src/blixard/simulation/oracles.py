@@ -6,8 +6,9 @@ import zlib
 from collections.abc import Callable
 from typing import Protocol
 
-from blixard.ports.hypervisor import LaunchPlan
+from blixard.ports.hypervisor import Invocation, LaunchPlan
 from blixard.simulation.arrivals import Arrivals
+from blixard.simulation.call_rules import CallRules
 from blixard.simulation.capacity import Capacity
 from blixard.simulation.contents import Contents
 from blixard.simulation.durable import DurableLog, Entry
@@ -16,6 +17,7 @@ from blixard.simulation.guest_runs import GuestRuns
 from blixard.simulation.guest_state import GuestState
 from blixard.simulation.hypervisor import Observer
 from blixard.simulation.stops import Stops
+from blixard.simulation.stored import Stored
 
 MAX_VIOLATIONS = 20
 _CHANGE_IS_RECENT = 50
@@ -64,6 +66,8 @@ class Oracles(Observer):
         self.under_fault: Callable[[], bool] = lambda: False
         self.guest_runs = GuestRuns(self._now_ns)
         self.arrivals = Arrivals(self.fail, self._now_ns)
+        self.stored: Stored | None = None
+        self.calls = CallRules(self.fail, self.happened)
 
     def _now_ns(self) -> int:
         return self.now_ns()
@@ -241,6 +245,10 @@ class Oracles(Observer):
                 f"{plan.node_epoch}) while {other.text()}",
             )
         self.capacity.started(host, plan)
+        if plan.disks and self.stored is not None:
+            self.stored.started(host, plan)
+        if plan.purpose == "function":
+            self.calls.started(host, plan)
 
     def paused(self, host: int, plan: LaunchPlan, state: GuestState) -> None:
         """The CPUs were stopped for a migration."""
@@ -257,7 +265,17 @@ class Oracles(Observer):
             self.happened("killed by its guard")
         self.stops.stopped(host, plan, ailing=ailing, by_guard=by_guard)
 
+    def call_began(self, host: int, plan: LaunchPlan, call: Invocation) -> None:
+        """A guest serves one call at a time, each once, for the daemon that started it."""
+        self.calls.began(host, plan, call.request_id)
+
+    def call_ended(self, host: int, plan: LaunchPlan, request_id: str, status: str) -> None:
+        """The guest is free, unless its handler ran on."""
+        self.calls.ended(host, plan, request_id, status)
+
     def ended(self, host: int, plan: LaunchPlan) -> None:
         """The instance runs there no longer."""
         self.guest_runs.ended(host, plan)
         self.capacity.ended(host, plan)
+        if plan.disks and self.stored is not None:
+            self.stored.ended(host, plan)

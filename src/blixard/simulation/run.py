@@ -106,6 +106,9 @@ class Simulation:
         self.repairs = Repairs(self.world, self.oracles.happened)
         self.oracles.now_ns = self.world.now_ns
         self.oracles.on_violation = self.world.loop.stop
+        self.oracles.stored = self.world.ceph.stored
+        self.world.ceph.stored.fail = self.oracles.fail
+        self.world.ceph.stored.happened = self.oracles.happened
         self.watch = Watch(self.world, self.oracles)
         app = NodeApp if options.node else RaftApp
         self.factory = factory or functools.partial(app, config=self.knobs.raft)

@@ -44,10 +44,15 @@ class NodeApp:
         config: RaftConfig,
         voters_max: int = 0,
         program: Program | None = None,
+        function_memory_mib: int = 0,
     ) -> None:
         assert host.daemon is not None
         self._host = host
         self._hosts = hosts
+        self._capacity = {"vcpus": 8, "memoryMib": 8192}
+        if function_memory_mib:
+            self._capacity["functionMemoryMib"] = function_memory_mib
+        self._function_memory_mib = function_memory_mib
         self._voters_max = voters_max or len(hosts)
         self._watch = watch
         self._env = host.daemon.env
@@ -58,6 +63,7 @@ class NodeApp:
             hypervisor=host.daemon.hypervisor,
             network=host.network_backend,
             builder=host.builder,
+            backends=host.daemon.backends,
         )
         self.node.on_voter = self._observe
         watch.oracles.stops.watch(host.number, self.node, self._env)
@@ -65,7 +71,10 @@ class NodeApp:
     def _identity(self) -> NodeIdentity:
         host, first = self._host, self._hosts[0]
         founding = Founding(
-            trust_domain="sim", facts=NodeFacts(vcpus=8, memory_mib=8192),
+            trust_domain="sim",
+            facts=NodeFacts(
+                vcpus=8, memory_mib=8192, function_memory_mib=self._function_memory_mib
+            ),
             voters_max=self._voters_max,
         )  # fmt: skip
         others = [h for h in self._hosts if h is not host] if host.generation else [first]
@@ -115,6 +124,8 @@ class NodeApp:
             if vm.status.get("readyReplicas") != wanted_replicas(vm)
         ]
         for plan in self._host.guests.running():
+            if plan.purpose == "function":
+                continue
             instance = store.by_uid(plan.instance_uid)
             if instance is None or instance.spec.get("node") != self._host.uid:
                 texts.append(f"{plan.instance_uid} runs on {self._host.uid}, unwanted")
@@ -148,8 +159,7 @@ class NodeApp:
         spec = {**config.spec, "nextRaftId": len(self._hosts) + 1}
         ops = [Put(kind="ClusterConfig", namespace="", name="cluster", spec=spec)]
         for host in self._hosts[1:]:
-            capacity = {"vcpus": 8, "memoryMib": 8192}
-            node = {"address": host.address, "raftId": host.number, "capacity": capacity}
+            node = {"address": host.address, "raftId": host.number, "capacity": self._capacity}
             ops.append(
                 Put(kind="Node", namespace="", name=host.uid, spec=node, uid=host.uid, expect=0,
                     status={"epoch": 1, "state": "Joining"})

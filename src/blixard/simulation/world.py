@@ -8,10 +8,13 @@ from collections.abc import Callable
 
 import msgspec
 
+from blixard.ports.hypervisor import LaunchPlan
 from blixard.simulation.backends import SimGuestBuilder, SimNetworkBackend
+from blixard.simulation.ceph import SimCeph
 from blixard.simulation.clock import HostClock
 from blixard.simulation.disk import DiskImage, SimDisk
 from blixard.simulation.environment import SimEnvironment, describe
+from blixard.simulation.guest_disks import GuestDisk
 from blixard.simulation.hypervisor import GuestWorld, Observer, SimHypervisor
 from blixard.simulation.loop import Mode, SimLoop
 from blixard.simulation.network import Network
@@ -19,6 +22,9 @@ from blixard.simulation.process import Process
 from blixard.simulation.streams import Streams
 from blixard.simulation.trace import Trace
 from blixard.simulation.transport import SimTransport
+from blixard.simulation.volumes import SimVolumes
+from blixard.storage.backends import Backends
+from blixard.storage.fake.volumes import FakeVolumes
 
 MAX_DRIFT_PPB = 500_000
 LOG_LINES = 200
@@ -36,6 +42,7 @@ class Daemon(msgspec.Struct):
     env: SimEnvironment
     hypervisor: SimHypervisor
     incarnation: int
+    backends: Backends
 
 
 class Host:
@@ -50,15 +57,22 @@ class Host:
         self.address = f"10.0.0.{number}:7000"
         self.image = DiskImage(world.streams.get(f"disk/{number}"))
         self.image.on_sync = self._synced
+        self.local_volumes = FakeVolumes()
         self.lost: dict[int, DiskImage] = {}  # the disks of the members before, by their raft id
         self.daemon: Daemon | None = None
         self.up = False
         self.frozen = False
+        self.boot_s: float | None = None  # of each guest, where it is given
         self._suspended_ns: int | None = None  # since when
         self.drift_ppb: int | None = None  # drawn at each boot unless it is given
         self._incarnations = 0
         self._boots = 0
         self._clocks = world.streams.get(f"clock/{number}")
+
+    @property
+    def incarnation(self) -> int:
+        """Which daemon runs on it, counted from 1; the last one if none runs."""
+        return self._incarnations
 
     def boot(self) -> None:
         """Switch the machine on; the daemon is started separately."""
@@ -75,9 +89,19 @@ class Host:
         self.machine = Process(world.loop, f"machine-{self.number}", host=self.number, clock=clock)
         guests = world.streams.get(f"guests/{self.number}/{self._boots}")
         self.guests = GuestWorld(self.machine, guests, world.now_ns, world.observer)
+        self.guests.use_disks = self._use_disks
+        self.guests.boot_s = self.boot_s
         self.network_backend = SimNetworkBackend()
         self.builder = SimGuestBuilder()
         self.up = True
+
+    def _use_disks(self, plan: LaunchPlan, at_ns: int, alive: Callable[[], bool]) -> None:
+        """A guest with volumes begins to run."""
+        draw = self.world.streams.get(f"writes/{plan.instance_uid}/{plan.run}/{self.number}")
+        for disk in plan.disks:
+            if disk.kind == "rbd":
+                used = GuestDisk(self.world.ceph, self, plan, disk, alive=alive, generator=draw)
+                used.begin(at_ns)
 
     def renew(self) -> None:
         """Become a new node with an empty disk; the daemon is gone."""
@@ -100,7 +124,10 @@ class Host:
         env = world.environment(process, self.uid, SimDisk(self.image, process, world.now_ns),
                                 generator=generator)  # fmt: skip
         hypervisor = SimHypervisor(self.guests, process, generator)
-        self.daemon = Daemon(process, env, hypervisor, self._incarnations)
+        backends: Backends = {
+            "ceph": SimVolumes(world.ceph, self, process, generator), "local": self.local_volumes,
+        }  # fmt: skip
+        self.daemon = Daemon(process, env, hypervisor, self._incarnations, backends)
         if self.frozen:
             process.pause()
         world.network.attach(env.transport)
@@ -213,6 +240,7 @@ class World:
         self.on_fatal: Callable[[], None] = lambda: None
         self.on_stopped: Callable[[Host, str], None] = lambda _host, _code: None
         self.excused: dict[int, str] = {}  # host -> how a reason begins that it may stop for
+        self.ceph = SimCeph(self)
         self.hosts = [Host(self, number) for number in range(1, nodes + 1)]
 
     def now_ns(self) -> int:

@@ -25,6 +25,11 @@ class Batch:
         """Tell whether it holds as much as one command should."""
         return len(self.ops) >= OPS_MAX or self._bytes >= BYTES_MAX
 
+    def add(self, ops: list[Operation]) -> None:
+        """Add operations that were made elsewhere."""
+        for op in ops:
+            self._add(op)
+
     def create(self, vm: Resource, uid: str, spec: InstanceSpec, status: InstanceStatus) -> None:
         """Create an instance of a VM."""
         self._add(

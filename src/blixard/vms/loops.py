@@ -11,9 +11,10 @@ from blixard.base.errors import BlixardError
 from blixard.cluster.facade import Cluster
 from blixard.ports.environment import Environment
 from blixard.ports.guests import GuestBuilder
-from blixard.ports.hypervisor import Hypervisor
+from blixard.ports.hypervisor import Hypervisor, HypervisorInstance
 from blixard.ports.network import NetworkBackend, NetworkView
 from blixard.ports.transport import Stream
+from blixard.vms.disks import Disks
 from blixard.vms.migrations import MigrationPlanner
 from blixard.vms.mover import MOVE_STREAM
 from blixard.vms.moves import DEADLINE_S, MoveOpening, active
@@ -95,12 +96,12 @@ class Reconciler:
         hypervisor: Hypervisor,
         network: NetworkBackend,
         builder: GuestBuilder,
+        disks: Disks,
         authority: Authority,
         report: Callable[[Assignment, InstanceStatus, tuple[Phase, ...]], None],
     ) -> None:
         self._env = env
         self._network = network
-        self._hypervisor = hypervisor
         self._views: dict[str, NetworkView] = {}
         self._networks: tuple[NetworkView, ...] = ()
         self._networks_changed = asyncio.Event()
@@ -110,18 +111,19 @@ class Reconciler:
             hypervisor=hypervisor,
             network=network,
             builder=builder,
+            disks=disks,
             authority=authority,
             report=report,
             network_of=self._network_of,
         )
         self.workers: dict[str, Worker] = {}
-        hypervisor.on_change(self._changed)
         env.transport.on_stream(MOVE_STREAM, self._on_memory)
 
-    async def adopt(self) -> None:
-        """Make workers for what the guard still runs from before a restart."""
-        for process in await self._hypervisor.instances():
-            self._worker(process.instance_uid)
+    def adopt(self, processes: list[HypervisorInstance]) -> None:
+        """Make workers for the VMs that the guard still runs from before a restart."""
+        for process in processes:
+            if process.plan.purpose == "vm":
+                self._worker(process.instance_uid)
 
     async def run_network(self) -> None:
         """Keep the node's network as the cluster wants it; retry after failures."""
@@ -159,7 +161,8 @@ class Reconciler:
         for uid in sorted(self.workers):
             self.workers[uid].report_again()
 
-    def _changed(self, uid: str) -> None:
+    def changed(self, uid: str) -> None:
+        """Look at an instance now: its process or its guest changed."""
         worker = self.workers.get(uid)
         if worker is not None:
             worker.history.next_check_s = 0.0

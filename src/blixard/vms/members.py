@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from blixard.cluster.fences import may_still_write, was_shut_out
 from blixard.cluster.resources import Resource
 from blixard.cluster.store import Store
 from blixard.vms.spec import InstanceSpec, InstanceStatus
@@ -18,6 +19,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     """An instance, decoded, with the state of its node; ``node_epoch`` is the node's current one.
 
     ``stale``: its node takes part again under an epoch that the instance does not have yet.
+    ``writes``: the storage may still take writes of it, though its lost node's lease has ended;
+    ``shut_out``: its node is back, and the storage refuses what runs there since before.
     """
 
     resource: Resource
@@ -27,6 +30,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     node_gone: bool = False
     node_epoch: int = 0
     stale: bool = False
+    writes: bool = False
+    shut_out: bool = False
 
     @property
     def kept_away(self) -> bool:
@@ -42,7 +47,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def has_ended(self) -> bool:
         """Tell whether nothing of it can run, so that its reservation may go."""
-        fenced = self.node_lost and self.spec.fenced
+        fenced = self.node_lost and self.spec.fenced and not self.writes
         return not self.spec.node or self.node_gone or fenced or self.has_stopped
 
 
@@ -53,6 +58,7 @@ def decode_member(resource: Resource, store: Store) -> Member:
     node = store.by_uid(spec.node) if spec.node else None
     lost = node is not None and node.status.get("state") == "Lost"
     epoch = int(node.status.get("epoch", 0)) if node is not None else 0
+    stale = node is not None and not lost and epoch != spec.node_epoch
     return Member(
         resource=resource,
         spec=spec,
@@ -60,7 +66,9 @@ def decode_member(resource: Resource, store: Store) -> Member:
         node_lost=lost,
         node_gone=bool(spec.node) and node is None,
         node_epoch=epoch,
-        stale=node is not None and not lost and epoch != spec.node_epoch,
+        stale=stale,
+        writes=node is not None and lost and may_still_write(node, resource.spec),
+        shut_out=node is not None and stale and was_shut_out(node, resource.spec),
     )
 
 

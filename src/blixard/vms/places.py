@@ -37,11 +37,15 @@ class Places:
         return self._addresses.allocate(network)
 
     def choose(
-        self, vm: Resource, spec: VMSpec, wanted: InstanceSpec
+        self, vm: Resource, spec: VMSpec, wanted: InstanceSpec, *, home: str = ""
     ) -> tuple[Choice, InstanceSpec | None]:
-        """Reserve room on the best node: why that one, and the placed instance; None: no room."""
+        """Reserve room on the best node: why that one, and the placed instance; None: no room.
+
+        *home*: the uid of the only node that will do.
+        """
         request = request_of(spec, wanted)
-        choice = choose(request, self._rooms.seen_by(vm.metadata.uid))
+        rooms = self._rooms.seen_by(vm.metadata.uid)
+        choice = choose(request, [room for room in rooms if not home or room.uid == home])
         if choice.node is None:
             return choice, None
         self._rooms.reserve(choice.node.uid, vm.metadata.uid, request)

@@ -32,6 +32,7 @@ from blixard.vms.changes import (
     size,
     starts_anew,
 )
+from blixard.vms.claims import Claims
 from blixard.vms.guarding import placed, switched
 from blixard.vms.members import Member, decode_member, told_to_end
 from blixard.vms.places import Places
@@ -40,6 +41,7 @@ from blixard.vms.spec import InstanceSpec, InstanceStatus, VMSpec, is_fenced
 from blixard.vms.summary import summarise
 
 NODE_LOST = "its node is lost"
+STORAGE_NOT_FENCED = "its node is lost, and its storage still takes writes from there"
 RESTARTING = "restarting with a changed specification"
 
 
@@ -53,7 +55,9 @@ class ReplicaPlanner:
         self._new_uid = new_uid
         self._settled = settled if settled is not None else Settled()
         self._waits = False  # for room or an address, which others may free
+        self._lacks = ""  # why an instance of the VM in hand cannot be created
         self._places = Places(store)
+        self._claims = Claims(store, new_uid)
         self._disturbed: set[str] = set()
         self._batch = Batch()
 
@@ -70,14 +74,14 @@ class ReplicaPlanner:
             facts = (vm, *instances)
             if self._settled.is_settled(vm.metadata.uid, facts):
                 continue
-            before, self._waits = len(self._batch.ops), False
+            before, self._waits, self._lacks = len(self._batch.ops), False, ""
             self._plan_vm(vm, instances)
             if len(self._batch.ops) == before and not self._waits:
                 self._settled.add(vm.metadata.uid, facts)
         return self._batch.ops
 
     def _plan_vm(self, vm: Resource, instances: list[Resource]) -> None:
-        spec = msgspec.convert(vm.spec, VMSpec)
+        spec = self._claims.on_one_node(msgspec.convert(vm.spec, VMSpec))
         members = [decode_member(instance, self.store) for instance in instances]
         members.sort(key=lambda m: m.spec.ordinal)
         if vm.status.get("deleting"):
@@ -163,6 +167,9 @@ class ReplicaPlanner:
             disturbs = False
         if member.spec.persistent and member.node_lost:
             return
+        if member.writes:
+            self._batch.set_status(member, phase="Unknown", ready=False, reason=STORAGE_NOT_FENCED)
+            return
         if not wanted.node or member.node_lost or member.node_gone:
             if spec.running:
                 self._place(vm, spec, wanted, member)
@@ -180,7 +187,7 @@ class ReplicaPlanner:
         if member.stale:
             wanted = msgspec.structs.replace(wanted, node_epoch=member.node_epoch)
         ends = wanted.desired == "Stopped" and member.spec.desired == "Running"
-        if ends or starts_anew(member.spec, wanted):
+        if ends or starts_anew(member.spec, wanted) or member.shut_out:
             # What was told of the run before, also late, must not speak for the new start or end.
             self._batch.put(member.resource, msgspec.structs.replace(wanted, run=wanted.run + 1))
             phase = "Stopping" if ends else "Pending"
@@ -227,6 +234,7 @@ class ReplicaPlanner:
             base = switched(member.spec, member.status, fence=is_fenced(spec))
         else:
             base = placed(member.spec, fence=is_fenced(spec))
+        base = self._claims.known(base)
         return msgspec.structs.replace(
             base,
             desired="Running" if spec.running else "Stopped",
@@ -241,13 +249,26 @@ class ReplicaPlanner:
         )
 
     def _place(self, vm: Resource, spec: VMSpec, wanted: InstanceSpec, member: Member) -> None:
-        choice, chosen = self._places.choose(vm, spec, placed(wanted, fence=is_fenced(spec)))
+        why, chosen = self._chosen(vm, spec, placed(wanted, fence=is_fenced(spec)))
         if chosen is None:
-            self._waits = True
-            self._unplace(wanted, member, phase="Pending", reason=choice.why)
+            self._unplace(wanted, member, phase="Pending", reason=why)
             return
         self._batch.put(member.resource, chosen)
         self._batch.set_status(member, phase="Pending", ready=False, reason="")
+
+    def _chosen(
+        self, vm: Resource, spec: VMSpec, wanted: InstanceSpec
+    ) -> tuple[str, InstanceSpec | None]:
+        """Return the placed instance; without one, what it waits for."""
+        lacks = self._claims.lacking(wanted)
+        if not lacks:
+            home = self._claims.home(wanted)
+            choice, chosen = self._places.choose(vm, spec, wanted, home=home)
+            if chosen is not None:
+                return "", chosen
+            lacks = choice.why
+        self._waits = True
+        return lacks, None
 
     def _leaving(self, node_uid: str) -> bool:
         node = self.store.by_uid(node_uid)
@@ -293,21 +314,23 @@ class ReplicaPlanner:
         )
         wanted = self._template(vm, spec, recipe, blank)
         try:
+            disks, ops = self._claims.bind(vm, spec, ordinal, uid)
             ip, mac = self._places.address(spec.network)
         except BlixardError as error:
             self._waits = True
-            self._batch.patch(vm, {"message": error.message})
+            self._lacks = error.message
             return
-        wanted = msgspec.structs.replace(wanted, ip=ip, mac=mac)
+        volumes = disks or msgspec.UNSET
+        wanted = msgspec.structs.replace(wanted, ip=ip, mac=mac, volumes=volumes)
         status = InstanceStatus()
         if spec.running:
-            choice, chosen = self._places.choose(vm, spec, wanted)
-            if chosen is None:
-                self._waits = True
-                status = InstanceStatus(reason=choice.why)
+            why, chosen = self._chosen(vm, spec, wanted)
+            status = InstanceStatus(reason=why)
             wanted = chosen or wanted
+        self._batch.add(ops)
         self._batch.create(vm, uid, wanted, status)
 
     def _report(self, vm: Resource, spec: VMSpec, members: list[Member], problem: str) -> None:
         deleting = bool(vm.status.get("deleting"))
-        self._batch.patch(vm, summarise(spec, members, problem, deleting=deleting))
+        status = summarise(spec, members, problem, deleting=deleting)
+        self._batch.patch(vm, {**status, "message": self._lacks or status["message"]})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from blixard.cluster.resources import Resource
 from blixard.cluster.store import Store
 
-SHARED_KINDS = ("Node", "Image", "Network", "ClusterConfig")
+SHARED_KINDS = ("Node", "Image", "Network", "ClusterConfig", "Volume")
 
 
 class Settled:

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from blixard.base.machine import Machine
 from blixard.ports.guests import GuestRecipe
+from blixard.storage.spec import InstanceVolume, VolumeClaim
 from blixard.vms.moves import Move
 
 Phase = Literal[
@@ -178,6 +179,7 @@ class VMSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_u
     readiness: Readiness = Readiness()
     placement: PlacementSpec = PlacementSpec()
     restart_generation: Annotated[int, Meta(ge=0)] = 0
+    volumes: tuple[VolumeClaim, ...] = ()
 
 
 class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -213,6 +215,12 @@ class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     vm_generation: int = 0
     restart_generation: int = 0
     migration: Move | msgspec.UnsetType = msgspec.UNSET
+    volumes: tuple[InstanceVolume, ...] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def disks(self) -> tuple[InstanceVolume, ...]:
+        """The volumes that it is bound to; its document says nothing of them if it has none."""
+        return self.volumes or ()
 
 
 class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -13,6 +13,7 @@ from blixard.ports.environment import Environment
 from blixard.ports.guests import GuestBuilder, GuestRecipe
 from blixard.ports.hypervisor import Hypervisor, HypervisorInstance, LaunchPlan
 from blixard.ports.network import NetworkBackend
+from blixard.vms.disks import Disks
 from blixard.vms.guarding import mode_of
 from blixard.vms.mover import Mover
 from blixard.vms.moves import MoveAnswer, MoveWord
@@ -70,6 +71,7 @@ class Tools(msgspec.Struct, frozen=True):
     authority: Authority
     report: Callable[[Assignment, InstanceStatus, tuple[Phase, ...]], None]
     network_of: Callable[[str], tuple[str, int, int]]
+    disks: Disks = msgspec.field(default_factory=lambda: Disks({}, ""))
 
 
 class Worker:
@@ -91,6 +93,7 @@ class Worker:
         self._last: Assignment | None = None
         self._guarded: tuple[Literal["", "keep", "fence"], int] = ("", 0)
         self.mover = Mover(self)
+        self._holds = True  # its volumes, for all that is known
 
     def assign(self, assignment: Assignment | None) -> None:
         """Give the newest assignment; None: the instance is no longer ours."""
@@ -198,7 +201,7 @@ class Worker:
                 assert process is not None
                 await self._collect(process)
             case "rest":
-                self._rest(step)
+                await self._rest(step)
             case "retire" | "end":
                 await self._retire(process)
             case "wait":
@@ -305,6 +308,8 @@ class Worker:
         if spec.network and spec.ip:
             gateway, prefix, mtu = self._tools.network_of(spec.network)
             tap = await self._tools.network.ensure_tap(spec.network, self.uid)
+        self._holds = True
+        disks = await self._tools.disks.attach(spec, epoch)
         return LaunchPlan(
             instance_uid=self.uid,
             name=assignment.name,
@@ -320,6 +325,7 @@ class Worker:
             gateway=gateway,
             mtu=mtu,
             node=spec.node_name,
+            disks=disks,
         )
 
     async def _check(self, process: HypervisorInstance) -> None:
@@ -408,14 +414,22 @@ class Worker:
         self._go("" if self._status.phase == "Failed" else "exited")
         self._say(reason=self.history.reason, console=console)
 
-    def _rest(self, step: Step) -> None:
+    async def _rest(self, step: Step) -> None:
+        await self._give_back()
         why = "it ended and its restart policy keeps it so" if step.why == "completed" else ""
         self._go("" if self._status.phase == "Stopped" else "rest")
         self._say(reason=why)
 
+    async def _give_back(self) -> None:
+        """No process has the volumes open: another node may, once this one says Stopped."""
+        if self._holds and self._last is not None and self._last.spec.disks:
+            await self._tools.disks.detach(self._last.spec, self._tools.authority.epoch)
+        self._holds = False
+
     async def _retire(self, process: HypervisorInstance | None) -> None:
         if process is not None:
             await self._tools.hypervisor.forget(self.uid)
+        await self._give_back()
         await self._tools.network.release_tap(self.uid)
         self.ended = self.assignment is None  # it may have come back meanwhile
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from harness import NOW_MS, Node, World, app, load, path, stream_pair
 
+from blixard.api.messages import Request
 from blixard.api.standing import SubResource
 from blixard.base.errors import BlixardError
 from blixard.base.ids import ulid
@@ -352,3 +353,64 @@ def test_stream_passes_through_a_worker():
         await task
 
     asyncio.run(main())
+
+
+def invoking_cluster(**options):
+    """Return a voter and a worker whose apps can be called, and the calls that came through."""
+    calls = []
+
+    async def unary(call):
+        calls.append((call.call.request.body, call.body))
+        return {}
+
+    sub = SubResource(kind="App", name="call", verb="call", unary=unary, raw=True, **options)
+    world = World()
+    leader = Node(world, "n1", sub_resources=(sub,))
+    worker = Node(
+        world, "n3", leader, replica=False, leads=False, others=("n1", "n2"), sub_resources=(sub,)
+    )
+    Node(world, "n2", leader, leads=False, sub_resources=(sub,))
+    return world, leader, worker, calls
+
+
+def test_call_with_a_lost_answer_is_not_sent_again():
+    async def run():
+        world, leader, worker, calls = invoking_cluster(once=True)
+        await leader.prepare()
+        await leader.call("PUT", path(), app())
+        world.lose_answers.add("n1")
+        answer = await worker.call("POST", path() + "/call", b"[1]")
+        assert load(answer)["code"] == "OUTCOME_UNKNOWN"
+        assert calls == [(b"[1]", {})]
+        world.lose_answers.clear()
+        world.cut.add("n1")  # surely not sent: another voter is asked
+        assert (await worker.call("POST", path() + "/call", b"[2]")).status == 200
+        assert len(calls) == 2
+
+    asyncio.run(run())
+
+
+def test_call_on_a_recent_state_asks_no_quorum():
+    async def run():
+        _, leader, _, calls = invoking_cluster(recent=True)
+        await leader.prepare()
+        await leader.call("PUT", path(), app())
+        before = leader.raft.barriers
+        await leader.call("POST", path() + "/call", b"1")
+        assert leader.raft.barriers == before
+        leader.touch = False
+        await leader.call("POST", path() + "/call", b"1")
+        assert leader.raft.barriers == before + 1
+        assert load(await leader.call("POST", path("x") + "/call", b"1"))["code"] == "NOT_FOUND"
+        assert leader.raft.barriers == before + 2
+        assert len(calls) == 2
+
+    asyncio.run(run())
+
+
+def test_large_bodies_are_for_those_who_take_them():
+    _, leader, _, _ = invoking_cluster(body_max=100)
+    usual = Request(method="PUT", path=path())
+    assert leader.service.body_max(usual, 10) == 10
+    assert leader.service.body_max(Request(method="POST", path=path() + "/call"), 10) == 100
+    assert leader.service.body_max(Request(method="POST", path="/nowhere"), 10) == 10

@@ -14,6 +14,7 @@ KINDS = {
     "instances": "Instance",
     "nodes": "Node",
     "images": "Image",
+    "functions": "Function",
     "events": "Event",
     "operations": "Operation",
     "migrations": "Migration",
@@ -21,6 +22,8 @@ KINDS = {
     "jointokens": "JoinToken",
     "networks": "Network",
     "clusterconfigs": "ClusterConfig",
+    "storagepools": "StoragePool",
+    "volumes": "Volume",
 }
 
 
@@ -52,6 +55,7 @@ class FakeApi:
         self.changes: list[dict[str, Any]] = []
         self.streams: dict[str, FakeStream] = {}
         self.answers: dict[tuple[str, str], Any] = {}
+        self.told: dict[str, str] = {}
 
     def add(
         self, plural: str, name: str, spec: Any = None, status: Any = None, **metadata: Any
@@ -86,10 +90,14 @@ class FakeApi:
         body: Any = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 30.0,
+        once: bool = False,
+        told: dict[str, str] | None = None,
     ) -> Any:
         self.calls.append((method, path, dict(query or {}), body))
         if (method, path) in self.errors:
             raise self.errors[method, path]
+        if told is not None:
+            told.update(self.told)
         if (method, path) in self.answers:
             return self.answers[method, path]
         parts = path.removeprefix("/v1/").split("/")
@@ -250,6 +258,33 @@ def web_cluster() -> FakeApi:
         "web",
         {"packages": ["nginx", "curl"]},
         {"phase": "Ready", "sizeBytes": 130 << 20, "digest": "ab12"},
+    )
+    api.add(
+        "functions",
+        "hello",
+        {
+            "source": "def handler(event, context):\n    return event\n",
+            "runtime": "python",
+            "handler": "hello.handler",
+            "memory": "128MiB",
+            "timeout": "30s",
+            "maxInstances": 100,
+            "maxConcurrent": 0,
+            "minWarm": 0,
+            "idleTimeout": "60s",
+        },
+        {
+            "phase": "Ready",
+            "nodes": 3,
+            "readyNodes": 2,
+            "idle": 1,
+            "busy": 2,
+            "starting": 0,
+            "waiting": 0,
+            "calls": 12,
+            "coldStarts": 3,
+            "message": "",
+        },
     )
     api.add(
         "events",

@@ -86,7 +86,7 @@ def test_nix_file_is_refused_by_name(cli, flag):
 def test_flag_of_a_missing_feature_is_named(cli):
     ran = cli("vm", "create", "web", "--image", "web", "--storage-class", "ssd")
     assert ran.code == 2
-    assert "volumes" in ran.err
+    assert "storage classes" in ran.err
 
 
 def test_dry_run_changes_nothing(cli):

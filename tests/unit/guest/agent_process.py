@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import select
 import socket
 import sys
 
-from blixard.guest import agent, loop, services, session
+from blixard.guest import agent, bundle, functions, loop, runner, services, session
 
 
 class OnSocket(agent.Agent):
@@ -35,6 +36,12 @@ def main() -> None:
     path, home, services.CONFIG = sys.argv[1:]
     session.HOME = home
     agent.set_clock = lambda _hello: None  # root would set the clock of the machine that tests
+    folder = pathlib.Path(home, "function")
+    runner.FUNCTION_FOLDER = functions.FUNCTION_FOLDER = str(folder)
+    runner.FUNCTION_UID = functions.FUNCTION_UID = 0  # users of the machine may not read the tree
+    program = pathlib.Path(home, "agent.py")
+    program.write_text(bundle.agent_source())
+    runner.RUNTIME = [sys.executable, "-IB", str(program), "function"]
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen(1)

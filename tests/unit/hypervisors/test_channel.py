@@ -16,7 +16,7 @@ from blixard.hypervisors import channel
 Frame = tuple[int, int, bytes]
 FRAMES = st.lists(
     st.tuples(
-        st.integers(channel.HELLO, channel.WINDOW),
+        st.integers(channel.HELLO, channel.RESULT),
         st.integers(0, 0xFFFFFFFF),
         st.binary(max_size=200) | st.just(channel.MAGIC * 3),
     ),
@@ -79,7 +79,7 @@ def test_frame_of_forbidden_size_is_skipped(decoder: Callable[[], Decoder]) -> N
 
 
 @both
-@pytest.mark.parametrize("kind", [0, channel.WINDOW + 1, 255])
+@pytest.mark.parametrize("kind", [0, channel.RESULT + 1, 255])
 def test_unknown_type_is_skipped(decoder: Callable[[], Decoder], kind: int) -> None:
     bad = channel.HEADER.pack(channel.MAGIC, kind, 1, 0)
     good = channel.encode(channel.EXIT, 2, b"0")

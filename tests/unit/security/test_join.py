@@ -106,7 +106,7 @@ def test_first_use_makes_node_and_uses_token() -> None:
         "raftId": 5,
         "roles": ["worker"],
         "labels": {"a": "b"},
-        "capacity": {"vcpus": 4, "memoryMib": 8192},
+        "capacity": {"vcpus": 4, "memoryMib": 8192, "functionMemoryMib": 0},
         "maxVms": 100,
         "schedulable": True,
     }

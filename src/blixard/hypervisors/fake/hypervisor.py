@@ -11,6 +11,8 @@ from blixard.hypervisors import channel as c
 from blixard.ports.hypervisor import (
     GuestStatus,
     HypervisorInstance,
+    Invocation,
+    InvocationResult,
     LaunchPlan,
     MigrationFigures,
 )
@@ -25,7 +27,8 @@ class FakeHypervisor:
 
     A test plays the world: :meth:`advance` lets deadlines pass, :meth:`crash` ends a process,
     :attr:`guests` says what the agents answer (absent: they do not), :attr:`failing` names
-    instances that do not start, :attr:`memory` what each guest has in mind.
+    instances that do not start, :attr:`memory` what each guest has in mind, :attr:`handlers` what
+    loaded functions answer (absent: the event).
     """
 
     def __init__(self) -> None:
@@ -34,6 +37,8 @@ class FakeHypervisor:
         self.consoles: dict[str, list[str]] = {}
         self.failing: set[str] = set()
         self.memory: dict[str, bytes] = {}
+        self.handlers: dict[str, Callable[[Invocation], InvocationResult]] = {}
+        self.loaded: dict[str, str] = {}  # the handler, by instance uid
         self.calls: list[tuple[str, str]] = []
         self._instances: dict[str, HypervisorInstance] = {}
         self._deadlines: dict[str, int] = {}
@@ -60,6 +65,7 @@ class FakeHypervisor:
     def _end(self, uid: str, *, code: int, by_guard: bool = False) -> None:
         self._set(uid, state="exited", exit_code=code, killed_by_guard=by_guard)
         self.guests.pop(uid, None)
+        self.loaded.pop(uid, None)
 
     def _set(self, uid: str, **fields: object) -> None:
         self._instances[uid] = msgspec.structs.replace(self._instances[uid], **fields)
@@ -208,6 +214,33 @@ class FakeHypervisor:
         if instance_uid not in self.guests:
             raise BlixardError("GUEST_UNREACHABLE", "the agent does not answer yet")
         return self.guests[instance_uid]
+
+    async def load_function(
+        self,
+        instance_uid: str,
+        *,
+        source: bytes,
+        handler: str,
+        environment: dict[str, str],  # noqa: ARG002 - nothing runs
+        timeout_s: float,  # noqa: ARG002 - it takes no time
+    ) -> None:
+        """Note the handler; source that is no Python is refused, as a guest does."""
+        await self.guest_status(instance_uid)
+        try:
+            compile(source, "main.py", "exec")
+        except (SyntaxError, ValueError) as error:
+            raise BlixardError("FUNCTION_LOAD_FAILED", f"{handler}: {error}") from error
+        self.loaded[instance_uid] = handler
+
+    async def invoke(self, instance_uid: str, call: Invocation) -> InvocationResult:
+        """Return what :attr:`handlers` says, or the event."""
+        await self.guest_status(instance_uid)
+        if self.loaded.get(instance_uid) != call.handler:
+            raise BlixardError("GUEST_UNREACHABLE", f"{call.handler} is not loaded")
+        handler = self.handlers.get(call.handler)
+        if handler is None:
+            return InvocationResult(status="ok", payload=call.event)
+        return handler(call)
 
     async def exec(
         self, instance_uid: str, command: list[str], *, tty: bool, stream: Stream

@@ -1,9 +1,9 @@
 """Starts one hypervisor process under the guard: descriptors in, privileges off, then exec.
 
 The plan names a binary of a fixed list, arguments made by our own writer, and what to open before
-the privileges are dropped: files to read, sockets to listen on and logs to append to in the
-instance's directory, a tap. Nothing of it is a command line of a shell, and the process needs no
-right to any directory.
+the privileges are dropped: files to read, disks to write and to lock, secrets, sockets to listen on
+and logs to append to in the instance's directory, a tap. Nothing of it is a command line of a
+shell, and the process needs no right to any directory.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ OUTPUT = "hypervisor.log"
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x400454CA, 0x0002, 0x1000, 0x4000
 _NOFILE_MAX = 4096
+_SECRET_BYTES_MAX = 4096
 _OOM_SCORE = 300
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -43,9 +44,10 @@ def check_plan(plan: dict[str, Any], binaries: tuple[str, ...]) -> None:
         raise BadPlan(f"{argv[0]} is not in the list of binaries")
     if any("\0" in argument for argument in argv):
         raise BadPlan("an argument holds a NUL")
-    for name, path in dict(plan.get("files", {})).items():
-        if not os.path.isabs(str(path)):
-            raise BadPlan(f"the file {name} must be an absolute path")
+    for part in ("files", "disks", "secrets"):
+        for name, path in dict(plan.get(part, {})).items():
+            if not os.path.isabs(str(path)):
+                raise BadPlan(f"the file {name} must be an absolute path")
     for part in ("listen", "append"):
         for name, file in dict(plan.get(part, {})).items():
             if not isinstance(file, str) or not file or file[0] == "." or "/" in file:
@@ -81,7 +83,7 @@ def _users_of_processes() -> set[int]:
 
 def start(plan: dict[str, Any], directory: str, user: int, cgroups: list[str]) -> int:
     """Fork and exec; return the pid. The guard is single-threaded: fork is safe."""
-    descriptors = _open_all(plan, directory)
+    descriptors = _open_all(plan, directory, user)
     try:
         argv = [_with_descriptors(argument, descriptors) for argument in plan["argv"]]
         parent = os.getpid()
@@ -102,11 +104,19 @@ def start(plan: dict[str, Any], directory: str, user: int, cgroups: list[str]) -
             os.close(descriptor)
 
 
-def _open_all(plan: dict[str, Any], directory: str) -> dict[str, int]:
+def _open_all(plan: dict[str, Any], directory: str, user: int) -> dict[str, int]:
     descriptors: dict[str, int] = {}
     try:
         for name, path in dict(plan.get("files", {})).items():
             descriptors[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        for name, path in dict(plan.get("secrets", {})).items():
+            descriptors[name] = open_secret(str(path), user)
+        for name, path in dict(plan.get("disks", {})).items():
+            # QEMU asks for a disk in both ways, and takes each from a descriptor of that way.
+            flags = os.O_CLOEXEC | os.O_NOFOLLOW
+            descriptors[name] = os.open(path, os.O_RDWR | flags)
+            descriptors[f"{name}-read"] = os.open(path, os.O_RDONLY | flags)
+            _lock(descriptors[name], str(path))
         for name, file in dict(plan.get("listen", {})).items():
             descriptors[name] = door.listen(os.path.join(directory, file), 4).detach()
         for name, file in {**dict(plan.get("append", {})), "output": OUTPUT}.items():
@@ -122,6 +132,33 @@ def _open_all(plan: dict[str, Any], directory: str) -> dict[str, int]:
             os.close(descriptor)
         raise
     return descriptors
+
+
+def _lock(descriptor: int, path: str) -> None:
+    """Take a disk for as long as the process has it open. Raises BlockingIOError if it is taken."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise BlockingIOError(error.errno, "another process has the disk", path) from error
+
+
+def open_secret(path: str, user: int) -> int:
+    """Return a descriptor of memory with a file's content that only *user* may read.
+
+    The file is root's; the process opens the descriptor's path once more, as its own user.
+    """
+    with open(path, "rb") as file:
+        secret = file.read(_SECRET_BYTES_MAX)
+    descriptor = os.memfd_create("secret", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, secret)
+        os.fchmod(descriptor, 0o400)
+        if user:
+            os.fchown(descriptor, user, user)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def open_tap(name: str) -> int:

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import json
 import time
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -19,6 +21,22 @@ HELLO_S = 2.0
 HELLO_AGAIN_S = 0.2
 HELLO_NUMBER = 0
 ANSWER_S = 2.0
+Send = Callable[[int, bytes], None]
+
+
+class OnStream(Protocol):
+    """One side of something that has a stream of the channel for itself."""
+
+    ended: bool  # in the guest too
+
+    def take(self, kind: int, payload: bytes) -> None:
+        """Take a frame from the guest; never waits."""
+
+    def lost(self, reason: str) -> None:
+        """End it with an error."""
+
+
+Joined = TypeVar("Joined", bound=OnStream)
 
 
 class AgentLink:
@@ -29,7 +47,8 @@ class AgentLink:
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
         self._answers: dict[int, asyncio.Future[tuple[int, bytes]]] = {}
-        self._executions: dict[int, Execution] = {}
+        self._streams: dict[int, OnStream] = {}
+        self._version = 0
         self._next = 0
         self._connecting = asyncio.Lock()
 
@@ -53,18 +72,33 @@ class AgentLink:
         request = json.dumps({"command": command, "tty": tty}).encode()
         if len(request) > c.PAYLOAD_BYTES_MAX:
             raise BlixardError("TOO_LARGE", "the command is too long")
+        async with self.stream(Execution) as execution:
+            execution.send(c.EXEC, request)
+            await execution.join(stream)
+
+    async def agent_version(self) -> int:
+        """Return the version that the agent said. Raises BlixardError GUEST_UNREACHABLE."""
+        await self._connected()
+        return self._version
+
+    @contextlib.asynccontextmanager
+    async def stream(self, make: Callable[[Send], Joined]) -> AsyncIterator[Joined]:
+        """Give what *make* returns a stream of its own; it is closed if it has not ended there.
+
+        Raises:
+            BlixardError: GUEST_UNREACHABLE.
+        """
         await self._connected()
         number = self._number()
-        execution = Execution(lambda kind, payload: self._send(kind, number, payload))
-        self._executions[number] = execution
+        made = make(lambda kind, payload: self._send(kind, number, payload))
+        self._streams[number] = made
         try:
-            self._send(c.EXEC, number, request)
-            await execution.join(stream)
+            yield made
         finally:
-            self._executions.pop(number, None)
-            # What has ended there already ignores it.
-            with contextlib.suppress(BlixardError):
-                self._send(c.CLOSE, number)
+            self._streams.pop(number, None)
+            if not made.ended:
+                with contextlib.suppress(BlixardError):
+                    self._send(c.CLOSE, number)
 
     async def close(self) -> None:
         """End the connection; the guest stays."""
@@ -105,13 +139,14 @@ class AgentLink:
                 return
             try:
                 async with asyncio.timeout(HELLO_S):
-                    kind, _ = await self._open()
+                    kind, payload = await self._open()
             except (OSError, TimeoutError) as error:
                 self._drop()
                 raise BlixardError("GUEST_UNREACHABLE", "the agent does not answer yet") from error
             if kind != c.HELLO:
                 self._drop()
                 raise BlixardError("GUEST_UNREACHABLE", "the agent did not say hello")
+            self._version = _version(payload)
 
     async def _open(self) -> tuple[int, bytes]:
         """Connect and say hello."""
@@ -149,11 +184,11 @@ class AgentLink:
 
     def _take(self, kind: int, number: int, payload: bytes) -> None:
         answer = self._answers.get(number)
-        execution = self._executions.get(number)
+        on_stream = self._streams.get(number)
         if answer is not None and not answer.done():
             answer.set_result((kind, payload))
-        elif execution is not None:
-            execution.take(kind, payload)
+        elif on_stream is not None:
+            on_stream.take(kind, payload)
 
     def _drop(self) -> None:
         if self._writer is not None:
@@ -162,5 +197,14 @@ class AgentLink:
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(ConnectionResetError("the channel was closed"))
-        for execution in self._executions.values():
-            execution.lost("the connection to the guest was lost")
+        for on_stream in self._streams.values():
+            on_stream.lost("the connection to the guest was lost")
+
+
+def _version(hello: bytes) -> int:
+    """Return the version of the channel that an agent's hello says; 0 if it says none."""
+    try:
+        version = json.loads(hello)["version"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return 0
+    return version if isinstance(version, int) else 0

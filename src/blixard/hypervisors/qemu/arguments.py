@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from blixard.hypervisors.qemu import disks
 from blixard.ports.hypervisor import LaunchPlan
 
 BINARY = "/usr/bin/qemu-system-x86_64"
@@ -65,13 +66,18 @@ def guard_plan(
         "uid": plan.instance_uid,
         "launch": msgspec.to_builtins(plan),
         "argv": qemu_arguments(plan, runner, accelerator=accelerator, tsc_khz=tsc_khz),
-        "files": files_of(plan.runner, runner, accelerator=accelerator),
+        "files": {
+            **files_of(plan.runner, runner, accelerator=accelerator),
+            **disks.configurations(plan.disks),
+        },
+        "disks": disks.paths(plan.disks),
+        "secrets": disks.secrets(plan.disks),
         "listen": {"qmp": QMP_SOCKET, "console": CONSOLE_SOCKET, "agent": AGENT_SOCKET},
         "append": {"console-log": CONSOLE_LOG},
         "tap": plan.tap,
         "memory_mib": plan.memory_mib,
         "vcpus": plan.vcpus,
-        "file_bytes_max": FILE_BYTES_MAX,
+        "file_bytes_max": max(FILE_BYTES_MAX, disks.file_bytes(plan.disks)),
     }
 
 
@@ -157,6 +163,7 @@ def qemu_arguments(
             "-device",
             "virtio-blk-device,drive=root",
         ]
+    arguments += disks.arguments(plan.disks)
     if plan.tap:
         arguments += [
             "-netdev",

@@ -26,7 +26,8 @@ class Execution:
     """The host's side of one exec; *send* writes a frame of its stream to the guest."""
 
     def __init__(self, send: Callable[[int, bytes], None]) -> None:
-        self._send = send
+        self.ended = False
+        self.send = send
         self._queue: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
         self._held = 0
         self._credit = c.WINDOW_BYTES
@@ -40,6 +41,7 @@ class Execution:
             self._more_credit.set()
         elif kind in _NAMES:
             self._held += c.cost(payload)
+            self.ended = self.ended or kind in _LAST
             if self._held > _HELD_MAX:
                 self.lost("the guest sends more than it may")
             else:
@@ -69,7 +71,7 @@ class Execution:
             self._held -= c.cost(payload)
             consumed += c.cost(payload)
             if consumed >= c.WINDOW_BYTES // 4:
-                self._send(c.WINDOW, str(consumed).encode())
+                self.send(c.WINDOW, str(consumed).encode())
                 consumed = 0
 
     async def _feed(self, stream: Stream) -> None:
@@ -80,21 +82,21 @@ class Execution:
                 if kind == bytes((c.CLIENT_STDIN,)):
                     await self._input(payload)
                 elif kind == bytes((c.CLIENT_RESIZE,)):
-                    self._send(c.RESIZE, terminal_size(payload))
-            self._send(c.STDIN, b"")
+                    self.send(c.RESIZE, terminal_size(payload))
+            self.send(c.STDIN, b"")
         except (ConnectionError, BlixardError) as error:
             self.lost(str(error))
 
     async def _input(self, data: bytes) -> None:
         if not data:
-            self._send(c.STDIN, b"")
+            self.send(c.STDIN, b"")
         for at in range(0, len(data), _PIECE):
             piece = data[at : at + _PIECE]
             while self._credit < c.cost(piece):
                 self._more_credit.clear()
                 await self._more_credit.wait()
             self._credit -= c.cost(piece)
-            self._send(c.STDIN, piece)
+            self.send(c.STDIN, piece)
 
 
 def terminal_size(payload: bytes) -> bytes:

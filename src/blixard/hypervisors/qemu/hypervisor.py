@@ -19,7 +19,7 @@ import msgspec
 from blixard.base.errors import BlixardError
 from blixard.hypervisors.guard.client import GuardClient
 from blixard.hypervisors.guard.launch import OUTPUT
-from blixard.hypervisors.qemu import console, migration, streams
+from blixard.hypervisors.qemu import console, functions, migration, streams
 from blixard.hypervisors.qemu.agent import AgentLink
 from blixard.hypervisors.qemu.arguments import (
     AGENT_SOCKET,
@@ -36,6 +36,8 @@ from blixard.hypervisors.qemu.qmp import QmpClient
 from blixard.ports.hypervisor import (
     GuestStatus,
     HypervisorInstance,
+    Invocation,
+    InvocationResult,
     LaunchPlan,
     MigrationFigures,
     ProcessState,
@@ -345,6 +347,25 @@ class QemuHypervisor:
         """Ask the agent."""
         console.trim(self._path(instance_uid, CONSOLE_LOG))
         return await self._of(instance_uid).agent.status()
+
+    async def load_function(
+        self,
+        instance_uid: str,
+        *,
+        source: bytes,
+        handler: str,
+        environment: dict[str, str],
+        timeout_s: float,
+    ) -> None:
+        """Let the agent import a function's module."""
+        await functions.load_function(
+            self._of(instance_uid).agent,
+            source=source, handler=handler, environment=environment, timeout_s=timeout_s,
+        )  # fmt: skip
+
+    async def invoke(self, instance_uid: str, call: Invocation) -> InvocationResult:
+        """Let the agent run the handler."""
+        return await functions.invoke(self._of(instance_uid).agent, call)
 
     async def exec(
         self, instance_uid: str, command: list[str], *, tty: bool, stream: Stream

@@ -154,6 +154,7 @@ def ownerless(stage: Stage) -> list[str]:
         for host in stage.world.hosts if host.up
         for uid, process in sorted(host.guests.instances.items())
         if process.state != "exited" and homes.get(uid) != host.uid
+        and process.plan.purpose == "vm"
     ]  # fmt: skip
 
 

@@ -132,7 +132,10 @@ def stack_of_three(stage: Stage) -> None:
     copy runs twice, and all agree after healing.
     """
     simulation = ClusterSimulation(stage)
-    simulation.create_vm_stack("webapp", replicas=_REPLICAS, on_partition="fence")
+    simulation.create_vm_stack(
+        "webapp", replicas=_REPLICAS, on_partition="fence", pool="ssd-pool", replication=3,
+        size_gb=20,
+    )  # fmt: skip
     few, many = stage.world.hosts[:2], stage.world.hosts[2:]
     if stage.draw.random() < 0.5:  # the leader and one beside it, with or without replicas
         few = [stage.leader(), stage.follower()]
@@ -148,6 +151,7 @@ def stack_of_three(stage: Stage) -> None:
         stage.expect(running >= set(kept), "what ran with the majority runs on", "availability")
     simulation.verify_vm_availability("webapp", at_least=_REPLICAS)
     simulation.verify_no_vm_split_brain()
+    simulation.verify_ceph_quorum_maintained()
     stage.happened("replicas moved" if len(kept) < _REPLICAS else "nothing to move")
     home = simulation.moves.home("webapp-1")
     target = stage.draw.choice([host for host in many if host is not home])
@@ -156,6 +160,7 @@ def stack_of_three(stage: Stage) -> None:
     simulation.heal_partition()
     simulation.run_for(10)
     simulation.verify_cluster_convergence(within_s=40)
+    simulation.verify_ceph_rebalancing_complete()
     no_violations(stage)
 
 

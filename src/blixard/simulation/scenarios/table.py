@@ -9,6 +9,7 @@ from blixard.simulation.scenarios import (
     commands,
     disks,
     divergence,
+    functions,
     leaders,
     members,
     membership,
@@ -20,6 +21,7 @@ from blixard.simulation.scenarios import (
     restarts,
     sick_disks,
     snapshots,
+    storage,
     undisturbed,
     versions,
 )
@@ -43,6 +45,8 @@ _AREAS = (
     membership,
     recovery,
     divergence,
+    storage,
+    functions,
 )
 
 SCENARIOS: tuple[Scenario, ...] = tuple(s for area in _AREAS for s in area.SCENARIOS)

@@ -1,0 +1,1 @@
+"""Functions: code that is called, in microVMs that come and go with the calls."""

@@ -1,0 +1,1 @@
+"""Volumes as RBD images of an existing Ceph cluster, by Ceph's own programs."""

@@ -1,0 +1,1 @@
+"""Volumes as files of the node itself: the embedded default."""

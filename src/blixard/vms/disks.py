@@ -1,0 +1,45 @@
+"""A node's way to the volumes of its instances: attached before a start, given back at rest."""
+
+from __future__ import annotations
+
+from blixard.ports.volumes import DiskAttachment, PoolPlan
+from blixard.storage.backends import Backends, backend_for
+from blixard.vms.spec import InstanceSpec
+
+
+class Disks:
+    """Attaches and detaches under the node's epoch; every call may be repeated."""
+
+    def __init__(self, backends: Backends, node_uid: str) -> None:
+        self._backends = backends
+        self._node_uid = node_uid
+
+    async def attach(self, spec: InstanceSpec, epoch: int) -> tuple[DiskAttachment, ...]:
+        """Return the disks of an instance, in the order of its volumes.
+
+        Raises:
+            BlixardError: as the backend does; what was attached before stays so.
+        """
+        disks = []
+        for volume in spec.disks:
+            backend = backend_for(self._backends, volume.backend)
+            if volume.backend == "local" and not volume.made:
+                # Only here can it be made: its data is where its instance is.
+                await backend.ensure_pool(PoolPlan(name=volume.pool, backend="local", replicas=1))
+                await backend.ensure_volume(volume.pool, volume.uid, volume.size_bytes)
+            disks.append(
+                await backend.attach(
+                    volume.pool,
+                    volume.uid,
+                    name=volume.name,
+                    node_uid=self._node_uid,
+                    epoch=epoch,
+                )
+            )
+        return tuple(disks)
+
+    async def detach(self, spec: InstanceSpec, epoch: int) -> None:
+        """Give all volumes of an instance back that this node has. Raises BlixardError."""
+        for volume in spec.disks:
+            backend = backend_for(self._backends, volume.backend)
+            await backend.detach(volume.pool, volume.uid, node_uid=self._node_uid, epoch=epoch)

@@ -1,0 +1,220 @@
+"""Pools, volumes and fencing against a real Ceph cluster, with real guests on its images."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+import guest_lab as lab
+import msgspec
+import pytest
+from ceph_lab import PROGRAMS, CephLab, ceph_lab
+from disk_guest import WRITER, seen, start
+from test_qemu import accelerator, base, run, state  # noqa: F401 - fixtures
+
+from blixard.base.errors import BlixardError
+from blixard.hypervisors.qemu.hypervisor import QemuHypervisor
+from blixard.ports.volumes import PoolHealth, PoolPlan
+from blixard.storage.ceph.backend import CephVolumes
+
+MISSING = [program for program in PROGRAMS if shutil.which(program) is None]
+pytestmark = [
+    pytest.mark.guest,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(os.geteuid() != 0, reason="building guests needs root"),
+    # Where the suite must be whole, a Ceph that is not there is a failure.
+    pytest.mark.skipif(
+        bool(MISSING) and "CI" not in os.environ, reason=f"{', '.join(MISSING)}: not installed"
+    ),
+]
+POOL = "ssd"
+SIZE = 96 << 20
+LOST_S = 3.0
+NODE, OTHER = "node-a", "node-b"
+
+
+@pytest.fixture(scope="module")
+def ceph() -> Iterator[CephLab]:
+    with ceph_lab() as found:
+        yield found
+
+
+@pytest.fixture
+def pools(ceph: CephLab, tmp_path: pathlib.Path) -> CephVolumes:
+    return CephVolumes(ceph.config, str(tmp_path / "ceph"), pg_num=8)
+
+
+async def settled(pools: CephVolumes, wanted: str) -> PoolHealth:
+    """Wait until the pool is in a state."""
+    while (health := await pools.pool_health(POOL)).state != wanted:
+        await asyncio.sleep(0.2)
+    return health
+
+
+async def make_pool(pools: CephVolumes) -> None:
+    await pools.ensure_pool(PoolPlan(name=POOL, backend="ceph", quota_bytes=1 << 30))
+
+
+def test_pool_is_made_once_and_kept_as_wanted(ceph: CephLab, pools: CephVolumes) -> None:
+    async def scenario() -> None:
+        plan = PoolPlan(name="small", backend="ceph", replicas=2, quota_bytes=1 << 30)
+        await pools.ensure_pool(plan)
+        await pools.ensure_pool(plan)
+        (row,) = [r for r in ceph.ceph("osd", "pool", "ls", "detail") if r["pool_name"] == "small"]
+        assert (row["size"], row["min_size"], row["quota_max_bytes"]) == (2, 1, 1 << 30)
+        await pools.ensure_volume("small", "v1", SIZE)
+        with pytest.raises(BlixardError, match=r"POOL_IN_USE.*blixard-v1"):
+            await pools.delete_pool("small")
+        await pools.delete_volume("small", "v1")
+        await pools.delete_pool("small")
+        await pools.delete_pool("small")
+        with pytest.raises(BlixardError, match="POOL_NOT_FOUND"):
+            await pools.pool_health("small")
+
+    asyncio.run(scenario())
+
+
+def test_pool_of_others_is_left_alone(ceph: CephLab, pools: CephVolumes) -> None:
+    ceph.do("ceph", "osd", "pool", "create", "theirs", "1", "1")
+    ceph.do("ceph", "osd", "pool", "application", "enable", "theirs", "rgw")
+    with pytest.raises(BlixardError, match="ALREADY_EXISTS"):
+        asyncio.run(pools.ensure_pool(PoolPlan(name="theirs", backend="ceph")))
+
+
+def test_volumes_are_made_listed_enlarged_and_removed(pools: CephVolumes) -> None:
+    async def scenario() -> None:
+        await make_pool(pools)
+        for uid in ("v2", "v1", "v1"):
+            await pools.ensure_volume(POOL, uid, SIZE)
+        await pools.resize_volume(POOL, "v2", 2 * SIZE)
+        with pytest.raises(BlixardError, match="INVALID"):
+            await pools.resize_volume(POOL, "v2", SIZE)
+        found = [(v.uid, v.size_bytes) for v in await pools.list_volumes(POOL)]
+        assert found == [("v1", SIZE), ("v2", 2 * SIZE)]
+        for uid in ("v1", "v2", "v2"):
+            await pools.delete_volume(POOL, uid)
+        assert await pools.list_volumes(POOL) == []
+        with pytest.raises(BlixardError, match="VOLUME_NOT_FOUND"):
+            await pools.attach(POOL, "v1", name="data", node_uid=NODE, epoch=1)
+
+    asyncio.run(scenario())
+
+
+def test_two_nodes_never_have_one_volume(pools: CephVolumes) -> None:
+    async def scenario() -> None:
+        await make_pool(pools)
+        await pools.ensure_volume(POOL, "shared", SIZE)
+        tries = (
+            pools.attach(POOL, "shared", name="data", node_uid=node, epoch=1)
+            for node in (NODE, OTHER)
+        )
+        ended = await asyncio.gather(*tries, return_exceptions=True)
+        assert 1 <= sum(isinstance(end, BlixardError) for end in ended) <= 2
+        for node in (NODE, OTHER):
+            await pools.detach(POOL, "shared", node_uid=node, epoch=1)
+        await pools.attach(POOL, "shared", name="data", node_uid=OTHER, epoch=1)
+        with pytest.raises(BlixardError, match=f"VOLUME_IN_USE.*{OTHER}"):
+            await pools.attach(POOL, "shared", name="data", node_uid=NODE, epoch=1)
+        with pytest.raises(BlixardError, match="VOLUME_IN_USE"):
+            await pools.delete_volume(POOL, "shared")
+        await pools.detach(POOL, "shared", node_uid=OTHER, epoch=1)
+        await pools.delete_volume(POOL, "shared")
+
+    asyncio.run(scenario())
+
+
+def test_fenced_guest_writes_nothing_more(
+    ceph: CephLab,
+    pools: CephVolumes,
+    state: pathlib.Path,  # noqa: F811
+    base: pathlib.Path,  # noqa: F811
+    tmp_path: pathlib.Path,
+) -> None:
+    """The old guest runs on, as on a node that nobody reaches; the next one reads its data."""
+    runner = lab.make_plain_runner(base, tmp_path, WRITER)
+
+    async def scenario(made: QemuHypervisor) -> None:
+        await make_pool(pools)
+        await pools.ensure_volume(POOL, "data", SIZE)
+        disk = await pools.attach(POOL, "data", name="data", node_uid=NODE, epoch=3)
+        assert pathlib.Path(disk.key_file).stat().st_mode & 0o777 == 0o600
+        await start(made, "guest1", runner, disk)
+        await seen(made, "guest1", "wrote guest1")
+        with pytest.raises(BlixardError, match=f"VOLUME_IN_USE.*{NODE}"):
+            await pools.attach(POOL, "data", name="data", node_uid=OTHER, epoch=1)
+
+        await pools.fence(NODE, before_epoch=4)
+        after = contents(ceph)
+        await seen(made, "guest1", "failed guest1 at")
+        assert contents(ceph) == after
+        assert f"client.{disk.user}" not in ceph.do("ceph", "auth", "ls")
+        with pytest.raises(BlixardError, match="FENCED"):
+            await pools.attach(POOL, "data", name="data", node_uid=NODE, epoch=3)
+        # Fencing again, as after a lost answer, does not touch who has it now.
+        moved = await pools.attach(POOL, "data", name="data", node_uid=OTHER, epoch=1)
+        await start(made, "guest2", runner, moved)
+        await seen(made, "guest2", "disk data 196608 found=guest1")
+        await seen(made, "guest2", "wrote guest2")
+        await pools.fence(NODE, before_epoch=4)
+        before = contents(ceph)
+        while contents(ceph) == before:
+            await asyncio.sleep(0.1)
+        await made.kill("guest1")
+        await made.kill("guest2")
+        await pools.detach(POOL, "data", node_uid=OTHER, epoch=1)
+        back = await pools.attach(POOL, "data", name="data", node_uid=NODE, epoch=4)
+        assert back.user.endswith(".4")
+        await pools.detach(POOL, "data", node_uid=NODE, epoch=4)
+        await pools.delete_volume(POOL, "data")
+
+    run(state, scenario)
+
+
+def contents(ceph: CephLab) -> str:
+    """Return the digest of the volume, read as the administrator who locks nothing."""
+    return ceph.do("sh", "-c", f"rbd export --no-progress {POOL}/blixard-data - | md5sum")
+
+
+def test_health_follows_an_osd_that_dies_and_returns(ceph: CephLab, pools: CephVolumes) -> None:
+    async def scenario() -> None:
+        await make_pool(pools)
+        await pools.ensure_volume(POOL, "kept", SIZE)
+        healthy = await settled(pools, "healthy")
+        assert (healthy.quorum, healthy.osds) == ((1, 1), (3, 3, 3))
+        ceph.kill("osd.2")
+        degraded = await settled(pools, "degraded")
+        assert (degraded.osds, bool(degraded.reason)) == ((3, 2, 3), True)
+        ceph.start_osd(2)
+        healed = await settled(pools, "healthy")
+        assert (healed.osds, healed.degraded_objects) == ((3, 3, 3), 0)
+        await pools.delete_volume(POOL, "kept")
+
+    asyncio.run(scenario())
+
+
+def test_without_a_monitor_every_call_ends(ceph: CephLab, tmp_path: pathlib.Path) -> None:
+    impatient = msgspec.structs.replace(ceph.config, call_s=LOST_S)
+    pools = CephVolumes(impatient, str(tmp_path))
+
+    async def scenario() -> None:
+        assert "OSDs up" in await pools.answers()
+        ceph.pause("mon")
+        health = await pools.pool_health(POOL)
+        assert (health.state, "no answer" in health.reason) == ("unknown", True)
+        calls = (
+            pools.ensure_pool(PoolPlan(name="late", backend="ceph")),
+            pools.list_volumes(POOL),
+            pools.attach(POOL, "late", name="data", node_uid=NODE, epoch=5),
+            pools.fence(NODE, before_epoch=5),
+        )
+        for ended in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(ended, BlixardError)
+            assert ended.code == "STORAGE_UNAVAILABLE"
+        ceph.go_on("mon")
+        await settled(pools, "healthy")
+
+    asyncio.run(scenario())
