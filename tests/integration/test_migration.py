@@ -18,8 +18,9 @@ from transport_nodes import Node, pair
 
 from blixard.base.errors import BlixardError
 from blixard.hypervisors import channel as c
+from blixard.hypervisors.guard.client import GuardClient
 from blixard.hypervisors.qemu import probe
-from blixard.hypervisors.qemu.hypervisor import QemuHypervisor
+from blixard.hypervisors.qemu.hypervisor import LEAVING, QemuHypervisor
 from blixard.ports.hypervisor import MigrationFigures
 from blixard.ports.transport import Stream
 
@@ -269,6 +270,27 @@ def test_other_machine_is_refused_before_the_guest_stops(stage: Stage) -> None:
         with pytest.raises(BlixardError, match="192M here, 256M there"):
             await made.send(live=False)
         await made.clear()
+        await made.moves_on(before)
+
+    stage.run(scenario)
+
+
+def test_next_daemon_sees_a_guest_that_stopped_as_its_daemon_died(stage: Stage) -> None:
+    async def scenario(made: Lab) -> None:
+        before = await made.count()
+        place = pathlib.Path(made.here._path(UID))
+        (place / LEAVING).touch()
+        # As QEMU does by itself before the switch-over: nobody was left to tell the guard.
+        await made.here._of(UID).qmp.execute("stop")
+        await made.here.close()
+        name = f"test-{place.parent.name}"
+        second = QemuHypervisor(str(place.parent), GuardClient(str(place.parent), name))
+        (found,) = await second.instances()
+        assert found.state == "paused"
+        await second.resume(UID)
+        await second.close()
+        (place / LEAVING).unlink()
+        await lab.ready(made.here, UID)
         await made.moves_on(before)
 
     stage.run(scenario)

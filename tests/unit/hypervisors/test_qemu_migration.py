@@ -62,6 +62,8 @@ class Qemu:
         self.done: list[str] = []
         self.taken = b""
         self.fails = ""
+        self.may_end = asyncio.Event()
+        self.may_end.set()
         self._given: dict[str, socket.socket] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -99,6 +101,7 @@ class Qemu:
         own = self._given[migration.OUTGOING]
         own.setblocking(False)
         await asyncio.get_running_loop().sock_sendall(own, MEMORY)
+        await self.may_end.wait()
         self.says("pre-switchover")
 
     async def _rest(self) -> None:
@@ -132,6 +135,8 @@ class World:
         def saying(word: str) -> Callable[[], Awaitable[None]]:
             async def say() -> None:
                 self.said.append(f"{'source' if qemu is self.source else 'target'} {word}")
+                if word == "stops":
+                    qemu.may_end.set()
 
             return say
 
@@ -180,6 +185,19 @@ def test_all_arrives_and_nothing_runs_on(live: bool, first: str) -> None:
         assert world.said == [f"source {first}", "switch"]
         held = world.source.done.index(f"give {migration.HELD}")
         assert held < world.source.done.index("migrate-continue")
+
+    run(scenario)
+
+
+def test_guest_that_never_rests_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migration, "LIVE_S", 0.05)
+
+    async def scenario() -> None:
+        world = World()
+        world.source.may_end.clear()
+        await world.move(live=True)
+        assert world.said == ["source stops", "source stands still", "switch"]
+        assert world.target.taken == MEMORY + REST
 
     run(scenario)
 
@@ -247,6 +265,25 @@ def test_failure_after_the_switch_never_lets_it_go_on() -> None:
         failed, _ = await world.move(live=True)
         assert "migrate-continue failed" in str(failed)
         assert "source goes on" not in world.said
+
+    run(scenario)
+
+
+def test_source_that_goes_at_the_very_end_loses_nothing() -> None:
+    async def scenario() -> None:
+        world = World()
+        answer = world.ends[1].send
+
+        async def deaf(frame: bytes) -> None:
+            if frame[0] == migration.DONE:
+                await world.ends[1].close()
+            await answer(frame)
+
+        world.ends[1].send = deaf  # type: ignore[method-assign]
+        failed, nothing = await world.move()
+        assert "MIGRATION_FAILED" in str(failed)
+        assert nothing is None
+        assert world.said == ["source stops", "switch"]
 
     run(scenario)
 
