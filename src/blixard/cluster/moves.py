@@ -19,7 +19,7 @@ PAUSED_FOR = "pausedFor"  # in the status: the uid of the migration for which th
 # What the target was prepared for: a change of any of it ends the migration first.
 FIXED = (
     "desired", "fenced", "guard", "guardSeq", "vcpus", "memoryMib", "recipe", "network", "ip",
-    "mac", "persistent", "restartGeneration",
+    "mac", "persistent", "restartGeneration", "volumes",
 )  # fmt: skip
 _PLACE = ("node", "nodeEpoch", "run")
 
@@ -72,6 +72,8 @@ def move_problem(state: StateView, old: Resource | None, new: Resource) -> str:
         return "" if same and not back else "another migration of it is under way"
     if new.spec.get("desired") != "Running" or new.spec.get("persistent"):
         return "only a running instance without data on its node can be moved"
+    if new.spec.get("volumes"):
+        return "an instance with volumes, which have one writer, is not moved while it runs"
     if move.get("run") != int(new.spec.get("run", 0)) + 1 or move.get("step") != "prepare":
         return "a migration begins with its preparation, for the next run"
     if move.get("target") == new.spec.get("node"):

@@ -36,6 +36,7 @@ _REPAIR_S = 60
 _RESTART_S = 2
 _MAY_STOP = ("LOG_CORRUPT", "DISK_FAILED")
 _MAX_STEPS = 20_000_000
+_MOVING = 0.125  # of all runs have migrations
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -245,6 +246,9 @@ class Simulation:
             self.operator = Operator(env, nodes)
             env.spawn(self.operator.run(), name="operator")
             env.spawn(self.operator.switch(), name="switcher")
+            moves = self.world.streams.get("moves")
+            if moves.random() < _MOVING:
+                env.spawn(self.operator.migrate(moves), name="mover")
         now_ms = self.world.loop.now_ns // 1_000_000
         heal_ms = max(now_ms + 1_000, int(end_ns * 0.75) // 1_000_000)
         plan = self.plan or draw_plan(

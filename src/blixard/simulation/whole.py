@@ -21,7 +21,7 @@ from blixard.node.node import Node, NodeConfig, NodeIdentity, Voter
 from blixard.simulation.effects import read_command
 from blixard.simulation.observed import Change, Watch, watch_machine, watch_raft
 from blixard.simulation.repair import REPLACE, Replace, pending
-from blixard.simulation.workload import APPLY, ASK, Answer, Ask, Declare
+from blixard.simulation.workload import APPLY, ASK, MOVE, Answer, Ask, Declare, Wish
 from blixard.simulation.world import Host
 
 CLUSTER_ID = "01JSJM00000000000000000000"
@@ -141,7 +141,7 @@ class NodeApp:
             )
         await self.node.start()
         handlers: dict[str, Callable[[str, bytes], Awaitable[bytes]]] = {
-            ASK: self._ask, APPLY: self._apply, REPLACE: self._replace,
+            ASK: self._ask, APPLY: self._apply, MOVE: self._move, REPLACE: self._replace,
         }  # fmt: skip
         for method, handler in handlers.items():
             self._env.transport.on_request(method, handler)
@@ -253,6 +253,18 @@ class NodeApp:
                   "memory": "256MiB", "onPartition": wanted.on_partition},
         )  # fmt: skip
         await self._voter().cluster.commit((put,), actor="operator", timeout_s=_COMMIT_S)
+        return b""
+
+    async def _move(self, _uid: str, payload: bytes) -> bytes:
+        number = msgspec.msgpack.decode(payload, type=Wish).number
+        cluster = self._voter().cluster
+        running = [i for i in cluster.store.list("Instance") if i.status.get("phase") == "Running"]
+        if running:
+            name = running[number % len(running)].metadata.name
+            spec = {"instance": name, "live": bool(number & 1024), "deadlineS": 20}
+            put = Put(kind="Migration", namespace="default", name=f"{name}-{number}", spec=spec,
+                      uid=self._env.new_id(), expect=0)  # fmt: skip
+            await cluster.commit((put,), actor="operator", timeout_s=_COMMIT_S)
         return b""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import msgspec
 
@@ -13,11 +14,12 @@ from blixard.simulation.environment import SimEnvironment
 from blixard.simulation.models import Kind
 from blixard.simulation.nap import Nap
 
-ASK, APPLY = "sim.ask", "sim.apply"
+ASK, APPLY, MOVE = "sim.ask", "sim.apply", "sim.move"
 _TIMEOUT_S = 1.5
 _MEAN_GAP_S = 0.17
 _SCALE_GAP_S = 15.0
 _SWITCH_GAP_S = 5.0
+_MOVE_GAP_S = 8.0
 _DECLARE_RETRY_S = 0.5
 _ATTEMPTS = 3
 _FAILED = ("NOT_LEADER", "NO_QUORUM", "OVERLOADED", "DISK_FULL")
@@ -57,6 +59,12 @@ class Declare(msgspec.Struct, frozen=True, array_like=True):
 
 _DECODE = msgspec.msgpack.Decoder(Answer).decode
 _ENCODE = msgspec.msgpack.Encoder().encode
+
+
+class Wish(msgspec.Struct, frozen=True, array_like=True):
+    """Have some instance that runs moved to another node; *number* says which."""
+
+    number: int
 
 
 class Asking:
@@ -109,6 +117,16 @@ class Operator:
             await asyncio.sleep(draw.expovariate(1 / _SWITCH_GAP_S))
             name, replicas = draw.choice((("single", 1), ("kept", 2)))
             await self._declare(Declare(name, replicas, draw.choice(("fence", "keep"))))
+
+    async def migrate(self, draw: random.Random) -> None:
+        """Have an instance moved, now and then; one that cannot be moved now stays."""
+        while not self.stopped:
+            await asyncio.sleep(draw.expovariate(1 / _MOVE_GAP_S))
+            wish = Wish(draw.getrandbits(20))
+            try:
+                await self._asking.ask(MOVE, msgspec.msgpack.encode(wish))
+            except BlixardError as error:
+                self._env.log("info", "migration_not_begun", code=error.code)
 
     async def _declare(self, wanted: Declare) -> None:
         while not self.stopped:

@@ -41,7 +41,7 @@ def problems(state: StateView, namespace: str, spec: MigrationSpec, uid: str) ->
             f"instance {spec.instance!r} does not exist",
             *_target_problems(state, spec.target_node, ""),
         ]
-    found = _instance_problems(instance)
+    found = instance_problems(instance)
     other = move_of(instance.spec)
     rivals = [
         m.metadata.name
@@ -57,11 +57,14 @@ def problems(state: StateView, namespace: str, spec: MigrationSpec, uid: str) ->
     return found + _target_problems(state, spec.target_node, str(instance.spec.get("node", "")))
 
 
-def _instance_problems(instance: Resource) -> list[str]:
+def instance_problems(instance: Resource) -> list[str]:
+    """Return what speaks against moving this instance anywhere."""
     spec, name = instance.spec, instance.metadata.name
     found = []
     if spec.get("persistent"):
         found.append(f"the data of {name} exists only on {spec.get('nodeName')} (persistent)")
+    if spec.get("volumes"):
+        found.append(f"{name} has volumes, which have one writer at a time")
     phase = instance.status.get("phase", "Pending")
     if not spec.get("node"):
         found.append(f"{name} is on no node")

@@ -269,6 +269,25 @@ def test_failure_after_the_switch_never_lets_it_go_on() -> None:
     run(scenario)
 
 
+def test_source_that_goes_at_the_very_end_loses_nothing() -> None:
+    async def scenario() -> None:
+        world = World()
+        answer = world.ends[1].send
+
+        async def deaf(frame: bytes) -> None:
+            if frame[0] == migration.DONE:
+                await world.ends[1].close()
+            await answer(frame)
+
+        world.ends[1].send = deaf  # type: ignore[method-assign]
+        failed, nothing = await world.move()
+        assert "MIGRATION_FAILED" in str(failed)
+        assert nothing is None
+        assert world.said == ["source stops", "switch"]
+
+    run(scenario)
+
+
 def test_migration_left_under_way_is_ended_first() -> None:
     async def scenario() -> None:
         qemu = Qemu()

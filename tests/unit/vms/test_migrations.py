@@ -5,9 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from blixard.cluster.moves import move_problem
 from blixard.cluster.resources import Delete, PatchStatus, Put
 from blixard.node.views import ClusterView, may_start
 from blixard.vms import migrations
+from blixard.vms.migration_rules import instance_problems
 from blixard.vms.moves import FINISHED_KEPT, MoveWord
 from tests.unit.vms.states import Cluster
 
@@ -79,6 +81,16 @@ def test_all_problems_are_told_at_once():
     for part in ("persistent", "web-1 is Starting", f"{moves.other} is Lost"):
         assert part in outcome.message
     assert "does not exist" in moves.wish(instance="none", targetNode="node77").message
+
+
+def test_an_instance_with_volumes_stays(moves):
+    moves.begin()
+    with_move = {**moves.web.spec, "volumes": [{"name": "data"}]}
+    without = {key: value for key, value in with_move.items() if key != "migration"}
+    old, new = (msgspec.structs.replace(moves.web, spec=spec) for spec in (without, with_move))
+    assert "volumes" in move_problem(moves.store, old, new)
+    assert not move_problem(moves.store, old, old)
+    assert instance_problems(old) == ["web-1 has volumes, which have one writer at a time"]
 
 
 def test_one_migration_of_an_instance_at_a_time(moves):

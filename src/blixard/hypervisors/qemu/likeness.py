@@ -53,7 +53,8 @@ def descriptors_of(argv: list[str]) -> dict[str, int]:
     found = {}
     for flag, word in itertools.pairwise(argv):
         match = _FILE.search(word)
-        if flag in _FILES and match is not None:
+        other = flag == "-drive" and not word.startswith("id=root,")
+        if flag in _FILES and match is not None and not other:
             found[_FILES[flag]] = int(match.group(1))
     return found
 

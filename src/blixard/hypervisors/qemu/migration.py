@@ -393,13 +393,16 @@ class Arrival:
                 await self._take()
                 async with asyncio.timeout(STALL_S):
                     await self._process.progress.reaches("completed", self._process.qmp)
-                await self._stream.send(bytes((DONE,)))
         except BaseException as error:
             await to_the_end(self._end(error))
             raise
         finally:
             self._own.close()
             self._theirs.close()
+        # All is here, and here alone it may go on: a source that does not hear it changes nothing.
+        with contextlib.suppress(OSError, BlixardError):
+            async with asyncio.timeout(ASK_S):
+                await self._stream.send(bytes((DONE,)))
 
     async def _greeted(self) -> None:
         kind, payload = await self._next(HELLO_S)
