@@ -249,7 +249,11 @@ def test_first_call_boots_and_the_next_ones_are_warm_from_any_node(
         counts = [answer["calls"] for answer in answers if answer["instance"] == name]
         assert counts == list(range(1, len(counts) + 1))
     assert answers[-1]["calls"] > 1
-    assert nodes[1].json("function", "list")["items"][0]["status"]["calls"] >= 4
+    until(lambda: calls(nodes[1]) >= 4, 30, lambda: "what nodes say of their calls arrives")
+
+
+def calls(node: NodeUnderTest) -> int:
+    return int(node.json("function", "list")["items"][0]["status"]["calls"])
 
 
 def idle(node: NodeUnderTest) -> bool:
