@@ -20,8 +20,8 @@ import time
 import uuid
 from collections.abc import Iterator
 
-from blixard.storage.ceph.backend import CephConfig
 from blixard.storage.ceph.caps import OWN_CAPS
+from blixard.storage.ceph.link import CephConfig
 
 PROGRAMS = ("ceph", "rbd", "rados", "ceph-mon", "ceph-mgr", "ceph-osd", "ceph-authtool")
 UP_S = 60.0
@@ -252,7 +252,18 @@ def ceph_lab(address: str = "127.0.0.1", inside: tuple[str, ...] = ()) -> Iterat
 
 
 def free_port() -> int:
-    """Return the first of a hundred ports that nobody of this test run takes."""
+    """Return the first of a hundred ports that nobody listens on, another run's monitor least."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return 20_000 + (probe.getsockname()[1] - 32_768) % 100 * 100
+        first = int(probe.getsockname()[1])
+    ports = [20_000 + (first + number) % 100 * 100 for number in range(100)]
+    return next(port for port in ports if _is_free(port) and _is_free(port + 1))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

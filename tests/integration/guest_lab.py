@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from blixard.guest.bundle import agent_source
 from blixard.hypervisors.guard.client import GuardClient
@@ -23,6 +23,8 @@ from blixard.ports.hypervisor import LaunchPlan
 
 CACHE = pathlib.Path(tempfile.gettempdir()) / "blixard-test-images"
 READY_S = 60.0
+GUEST_S = 120.0
+Scenario = Callable[[QemuHypervisor], Awaitable[None]]
 
 
 class MemoryStream:
@@ -142,6 +144,16 @@ async def hypervisor(
             await made.forget(instance.instance_uid)
         await made.close()
         end_guard(state_dir)
+
+
+def run(state: pathlib.Path, scenario: Scenario) -> None:
+    """Run a scenario with a hypervisor, for two minutes at most."""
+
+    async def main() -> None:
+        async with asyncio.timeout(GUEST_S), hypervisor(state) as made:
+            await scenario(made)
+
+    asyncio.run(main())
 
 
 def end_guard(state_dir: pathlib.Path) -> None:

@@ -6,17 +6,17 @@ import asyncio
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import guest_lab as lab
 import msgspec
 import pytest
 from ceph_lab import PROGRAMS, CephLab, ceph_lab
 from disk_guest import WRITER, seen, start
-from test_qemu import accelerator, base, run, state  # noqa: F401 - fixtures
 
 from blixard.base.errors import BlixardError
 from blixard.hypervisors.qemu.hypervisor import QemuHypervisor
+from blixard.ports.hypervisor import HypervisorInstance
 from blixard.ports.volumes import PoolHealth, PoolPlan
 from blixard.storage.ceph.backend import CephVolumes
 
@@ -48,6 +48,18 @@ def pools(ceph: CephLab, tmp_path: pathlib.Path) -> CephVolumes:
     return CephVolumes(ceph.config, str(tmp_path / "ceph"), pg_num=8)
 
 
+def with_end(pools: CephVolumes, scenario: Callable[[], Awaitable[None]]) -> None:
+    """Run a scenario, and end the connection to Ceph."""
+
+    async def main() -> None:
+        try:
+            await scenario()
+        finally:
+            await pools.close()
+
+    asyncio.run(main())
+
+
 async def settled(pools: CephVolumes, wanted: str) -> PoolHealth:
     """Wait until the pool is in a state."""
     while (health := await pools.pool_health(POOL)).state != wanted:
@@ -75,14 +87,18 @@ def test_pool_is_made_once_and_kept_as_wanted(ceph: CephLab, pools: CephVolumes)
         with pytest.raises(BlixardError, match="POOL_NOT_FOUND"):
             await pools.pool_health("small")
 
-    asyncio.run(scenario())
+    with_end(pools, scenario)
 
 
 def test_pool_of_others_is_left_alone(ceph: CephLab, pools: CephVolumes) -> None:
     ceph.do("ceph", "osd", "pool", "create", "theirs", "1", "1")
     ceph.do("ceph", "osd", "pool", "application", "enable", "theirs", "rgw")
-    with pytest.raises(BlixardError, match="ALREADY_EXISTS"):
-        asyncio.run(pools.ensure_pool(PoolPlan(name="theirs", backend="ceph")))
+
+    async def scenario() -> None:
+        with pytest.raises(BlixardError, match="ALREADY_EXISTS"):
+            await pools.ensure_pool(PoolPlan(name="theirs", backend="ceph"))
+
+    with_end(pools, scenario)
 
 
 def test_volumes_are_made_listed_enlarged_and_removed(pools: CephVolumes) -> None:
@@ -101,7 +117,7 @@ def test_volumes_are_made_listed_enlarged_and_removed(pools: CephVolumes) -> Non
         with pytest.raises(BlixardError, match="VOLUME_NOT_FOUND"):
             await pools.attach(POOL, "v1", name="data", node_uid=NODE, epoch=1)
 
-    asyncio.run(scenario())
+    with_end(pools, scenario)
 
 
 def test_two_nodes_never_have_one_volume(pools: CephVolumes) -> None:
@@ -124,26 +140,33 @@ def test_two_nodes_never_have_one_volume(pools: CephVolumes) -> None:
         await pools.detach(POOL, "shared", node_uid=OTHER, epoch=1)
         await pools.delete_volume(POOL, "shared")
 
-    asyncio.run(scenario())
+    with_end(pools, scenario)
 
 
 def test_fenced_guest_writes_nothing_more(
     ceph: CephLab,
     pools: CephVolumes,
-    state: pathlib.Path,  # noqa: F811
-    base: pathlib.Path,  # noqa: F811
+    state: pathlib.Path,
+    base: pathlib.Path,
     tmp_path: pathlib.Path,
 ) -> None:
     """The old guest runs on, as on a node that nobody reaches; the next one reads its data."""
     runner = lab.make_plain_runner(base, tmp_path, WRITER)
 
     async def scenario(made: QemuHypervisor) -> None:
+        try:
+            await fenced(made)
+        finally:
+            await pools.close()
+
+    async def fenced(made: QemuHypervisor) -> None:
         await make_pool(pools)
         await pools.ensure_volume(POOL, "data", SIZE)
         disk = await pools.attach(POOL, "data", name="data", node_uid=NODE, epoch=3)
         assert pathlib.Path(disk.key_file).stat().st_mode & 0o777 == 0o600
         await start(made, "guest1", runner, disk)
         await seen(made, "guest1", "wrote guest1")
+        check_secret(pathlib.Path(disk.key_file).read_bytes(), state, await made.instances())
         with pytest.raises(BlixardError, match=f"VOLUME_IN_USE.*{NODE}"):
             await pools.attach(POOL, "data", name="data", node_uid=OTHER, epoch=1)
 
@@ -167,11 +190,21 @@ def test_fenced_guest_writes_nothing_more(
         await made.kill("guest2")
         await pools.detach(POOL, "data", node_uid=OTHER, epoch=1)
         back = await pools.attach(POOL, "data", name="data", node_uid=NODE, epoch=4)
-        assert back.user.endswith(".4")
+        keys = sorted(path.name for path in pathlib.Path(back.key_file).parent.glob("*.key"))
+        assert keys == [f"blixard.{NODE}.4.key", f"blixard.{OTHER}.1.key"]
         await pools.detach(POOL, "data", node_uid=NODE, epoch=4)
         await pools.delete_volume(POOL, "data")
 
-    run(state, scenario)
+    lab.run(state, scenario)
+
+
+def check_secret(key: bytes, state: pathlib.Path, instances: list[HypervisorInstance]) -> None:
+    """The key is in no argument, no environment, no log and no other file of the hypervisor."""
+    assert len(key) == 40
+    (instance,) = instances
+    process = pathlib.Path(f"/proc/{instance.pid}")
+    told = [process / "cmdline", process / "environ", *state.rglob("*.log"), *state.rglob("*.json")]
+    assert [path for path in told if key in path.read_bytes()] == []
 
 
 def contents(ceph: CephLab) -> str:
@@ -193,7 +226,7 @@ def test_health_follows_an_osd_that_dies_and_returns(ceph: CephLab, pools: CephV
         assert (healed.osds, healed.degraded_objects) == ((3, 3, 3), 0)
         await pools.delete_volume(POOL, "kept")
 
-    asyncio.run(scenario())
+    with_end(pools, scenario)
 
 
 def test_without_a_monitor_every_call_ends(ceph: CephLab, tmp_path: pathlib.Path) -> None:
@@ -217,4 +250,4 @@ def test_without_a_monitor_every_call_ends(ceph: CephLab, tmp_path: pathlib.Path
         ceph.go_on("mon")
         await settled(pools, "healthy")
 
-    asyncio.run(scenario())
+    with_end(pools, scenario)

@@ -9,7 +9,6 @@ import shutil
 import guest_lab as lab
 import pytest
 from disk_guest import WRITER, seen, start
-from test_qemu import accelerator, base, run, state  # noqa: F401 - fixtures
 
 from blixard.base.errors import BlixardError
 from blixard.hypervisors.qemu.hypervisor import QemuHypervisor
@@ -27,8 +26,8 @@ SIZE = 96 << 20
 
 
 def test_next_guest_reads_what_the_first_wrote(
-    state: pathlib.Path,  # noqa: F811
-    base: pathlib.Path,  # noqa: F811
+    state: pathlib.Path,
+    base: pathlib.Path,
     tmp_path: pathlib.Path,
 ) -> None:
     runner = lab.make_plain_runner(base, tmp_path, WRITER)
@@ -53,4 +52,4 @@ def test_next_guest_reads_what_the_first_wrote(
         await pools.delete_volume("fast", "vol1")
         await pools.delete_pool("fast")
 
-    run(state, scenario)
+    lab.run(state, scenario)

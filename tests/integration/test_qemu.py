@@ -7,8 +7,6 @@ import contextlib
 import os
 import pathlib
 import shutil
-import tempfile
-from collections.abc import Awaitable, Callable, Iterator
 
 import guest_lab as lab
 import pytest
@@ -28,7 +26,6 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("mmdebstrap") is None, reason="mmdebstrap is not installed"),
 ]
 
-GUEST_S = 120.0
 ECHO = """
 /bin/busybox mount -t devtmpfs devtmpfs /dev
 echo booted
@@ -38,30 +35,6 @@ while read -r word; do
   [ "$word" = panic ] && exit 1
 done
 """
-Scenario = Callable[[QemuHypervisor], Awaitable[None]]
-
-
-@pytest.fixture(scope="session")
-def base() -> pathlib.Path:
-    return lab.base_runner()
-
-
-@pytest.fixture(scope="session")
-def accelerator(base: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Probe once; later probes find the answer."""
-    place = tmp_path_factory.mktemp("probe")
-    probe.probe(str(place), str(base / "share/microvm/kernel"))
-    return place / probe.CACHE
-
-
-@pytest.fixture
-def state(accelerator: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A directory with a short name: paths of sockets have 107 bytes."""
-    place = pathlib.Path(tempfile.mkdtemp(prefix="bx-"))
-    shutil.copy(accelerator, place / probe.CACHE)
-    yield place
-    lab.end_guard(place)
-    shutil.rmtree(place)
 
 
 @pytest.fixture
@@ -74,14 +47,6 @@ def debian(base: pathlib.Path, tmp_path: pathlib.Path) -> str:
     web = "echo serving; exec sleep 1000"
     services: list[dict[str, object]] = [{"name": "web", "command": ["/bin/sh", "-c", web]}]
     return lab.make_runner(base, tmp_path, services)
-
-
-def run(state: pathlib.Path, scenario: Scenario) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(GUEST_S), lab.hypervisor(state) as made:
-            await scenario(made)
-
-    asyncio.run(main())
 
 
 async def shows(made: QemuHypervisor, text: str) -> None:
@@ -114,7 +79,7 @@ def test_cpus_stand_still_until_resumed(state: pathlib.Path, plain: str) -> None
         (running,) = await made.instances()
         assert (running.state, running.pid) == ("running", started.pid)
 
-    run(state, scenario)
+    lab.run(state, scenario)
 
 
 def test_console_passes_keys_and_output(state: pathlib.Path, plain: str) -> None:
@@ -137,7 +102,7 @@ def test_console_passes_keys_and_output(state: pathlib.Path, plain: str) -> None
         assert (left.exit_code, left.killed_by_guard) == (0, False)
         assert made.console_tail("guest1", 50).count("got:end") == 1
 
-    run(state, scenario)
+    lab.run(state, scenario)
 
 
 def test_panic_ends_the_process_and_leaves_words(state: pathlib.Path, plain: str) -> None:
@@ -156,7 +121,7 @@ def test_panic_ends_the_process_and_leaves_words(state: pathlib.Path, plain: str
         with pytest.raises(BlixardError):
             await made.resume("guest1")
 
-    run(state, scenario)
+    lab.run(state, scenario)
 
 
 def test_guest_without_agent_is_killed_on_shutdown(state: pathlib.Path, plain: str) -> None:
@@ -172,7 +137,7 @@ def test_guest_without_agent_is_killed_on_shutdown(state: pathlib.Path, plain: s
         assert await made.instances() == []
         assert "booted" in made.console_tail("guest1", 5)
 
-    run(state, scenario)
+    lab.run(state, scenario)
 
 
 def test_guard_kills_at_the_deadline_without_daemon(state: pathlib.Path, plain: str) -> None:
@@ -188,7 +153,7 @@ def test_guard_kills_at_the_deadline_without_daemon(state: pathlib.Path, plain: 
         (left,) = await made.instances()
         assert (left.exit_code, left.killed_by_guard) == (-9, True)
 
-    run(state, scenario)
+    lab.run(state, scenario)
 
 
 def test_next_daemon_adopts_the_guest(state: pathlib.Path, debian: str) -> None:
@@ -208,7 +173,7 @@ def test_next_daemon_adopts_the_guest(state: pathlib.Path, debian: str) -> None:
         assert (await second.instances())[0].exit_code == 0
         await second.close()
 
-    run(state, scenario)
+    lab.run(state, scenario)
 
 
 def test_agent_serves_and_stops_the_guest(state: pathlib.Path, debian: str) -> None:
@@ -229,7 +194,7 @@ def test_agent_serves_and_stops_the_guest(state: pathlib.Path, debian: str) -> N
         (left,) = await made.instances()
         assert (left.exit_code, left.killed_by_guard) == (0, False)
 
-    run(state, scenario)
+    lab.run(state, scenario)
 
 
 def test_log_is_followed_to_the_client(state: pathlib.Path, debian: str) -> None:
@@ -246,7 +211,7 @@ def test_log_is_followed_to_the_client(state: pathlib.Path, debian: str) -> None
         with contextlib.suppress(asyncio.CancelledError):
             await following
 
-    run(state, scenario)
+    lab.run(state, scenario)
 
 
 def test_kernel_that_is_none_is_a_start_failure(
@@ -261,7 +226,7 @@ def test_kernel_that_is_none_is_a_start_failure(
             await made.start_paused(lab.plan(plain))
         assert await made.instances() == []
 
-    run(state, scenario)
+    lab.run(state, scenario)
 
 
 def test_runner_that_is_not_there_is_a_start_failure(state: pathlib.Path) -> None:
@@ -269,7 +234,7 @@ def test_runner_that_is_not_there_is_a_start_failure(state: pathlib.Path) -> Non
         with pytest.raises(BlixardError, match="GUEST_START_FAILED"):
             await made.start_paused(lab.plan(str(state / "none")))
 
-    run(state, scenario)
+    lab.run(state, scenario)
 
 
 def test_probe_remembers_its_answer(state: pathlib.Path, base: pathlib.Path) -> None:

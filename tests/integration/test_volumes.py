@@ -110,3 +110,11 @@ def test_data_follow_a_vm_whose_node_is_lost(whole: Whole) -> None:
     whole.ran("wait", "vm/db", "--for", "ready", "--timeout", "3m")
     assert whole.ran("vm", "exec", "db", "--", "sh", "-c", READ) == "kept\n"
     assert user not in whole.ceph.do("ceph", "auth", "ls")
+
+
+def test_data_of_a_local_volume_outlive_a_restart(whole: Whole) -> None:
+    whole.ran("storage", "pool", "create", "fast", "--backend", "local")
+    whole.ran("vm", "create", "box", *CREATE, "--volume", "data:64MB@fast", "--timeout", "3m")
+    whole.ran("vm", "exec", "box", "--", "sh", "-c", WRITE)
+    whole.ran("vm", "restart", "box", "--timeout", "3m")
+    assert whole.ran("vm", "exec", "box", "--", "sh", "-c", READ) == "kept\n"

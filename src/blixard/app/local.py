@@ -104,7 +104,7 @@ def init(
     """Make a new cluster of this machine, or join one."""
     if ceph_osd or osd_weight:
         raise BlixardError(
-            "FEATURE_ABSENT", "--ceph-osd needs Ceph storage, which this version lacks"
+            "FEATURE_ABSENT", "--ceph-osd: Ceph is set up apart from Blixard, by its own tools"
         )
     config = _configured(session, node_id, node_address, data_dir, roles)
     if cluster_join or token_file:

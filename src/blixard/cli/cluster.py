@@ -204,7 +204,9 @@ def force_remove_node(session: Session, name: str, mark_osds_down: bool) -> None
 
 def _refuse_osds(given: bool, flag: str) -> None:
     if given:
-        raise BlixardError("FEATURE_ABSENT", f"{flag} needs Ceph storage, which this version lacks")
+        raise BlixardError(
+            "FEATURE_ABSENT", f"{flag}: Ceph's OSDs are looked after by its own tools"
+        )
 
 
 def _remove(session: Session, name: str, *, force: bool) -> None:

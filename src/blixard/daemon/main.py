@@ -19,7 +19,7 @@ from blixard.daemon.bootstrap import transport_address
 from blixard.daemon.files import NodeFiles, Stored
 from blixard.daemon.probes import probe_host
 from blixard.daemon.recover import check_not_recovering
-from blixard.daemon.storage import make_backends
+from blixard.daemon.storage import close_backends, make_backends
 from blixard.hypervisors.guard.cgroups import remove_abandoned
 from blixard.hypervisors.guard.client import GuardClient
 from blixard.hypervisors.qemu.hypervisor import QemuHypervisor
@@ -90,6 +90,7 @@ class Daemon:
         os.makedirs(vms, mode=0o711, exist_ok=True)
         guard = GuardClient(vms, stored.node.uid[-10:].lower())
         self._hypervisor = QemuHypervisor(vms, guard, probe_dir=config.images.cache_dir)
+        self._backends = make_backends(config)
         self.node = Node(
             self.env,
             stored.node,
@@ -101,7 +102,7 @@ class Daemon:
                 mirror=config.images.mirror,
                 limit_bytes=config.images.cache_size_gb << 30,
             ),
-            backends=make_backends(config),
+            backends=self._backends,
             secrets=VoterSecrets(files),
         )
         roots = self._tls.identity.roots_pem
@@ -182,6 +183,7 @@ class Daemon:
         await self._server.stop()
         await self.node.stop()
         await self._hypervisor.close()
+        await close_backends(self._backends)
         await self._transport.stop()
         await self._spawner.cancel_all()
         self._disk.close()

@@ -10,7 +10,7 @@ from blixard.base.errors import BlixardError
 from blixard.daemon.doctor import Row
 from blixard.storage.backends import Backends
 from blixard.storage.ceph.backend import CephVolumes
-from blixard.storage.ceph.commands import CephConfig
+from blixard.storage.ceph.link import CephConfig
 from blixard.storage.local.backend import LocalVolumes
 
 
@@ -40,8 +40,22 @@ def storage_rows(config: Config) -> list[Row]:
     if not os.path.exists(section.config_file):
         return []
     try:
-        found = asyncio.run(_ceph(config).answers())
+        found = asyncio.run(_answers(_ceph(config)))
     except BlixardError as error:
         hint = error.hint or f"ceph --id {section.user} status; storage.ceph in the configuration"
         return [Row(check="ceph", state="fail", found=error.message, hint=hint)]
     return [Row(check="ceph", state="ok", found=found)]
+
+
+async def _answers(ceph: CephVolumes) -> str:
+    try:
+        return await ceph.answers()
+    finally:
+        await ceph.close()
+
+
+async def close_backends(backends: Backends) -> None:
+    """End the connection to Ceph."""
+    ceph = backends.get("ceph")
+    if isinstance(ceph, CephVolumes):
+        await ceph.close()

@@ -134,11 +134,10 @@ def test_addresses_are_those_of_the_blocklist() -> None:
     assert codecs.sessions(encoded(sessions))[0] == ("client.blixard.N1.3", "10.0.0.1:0/325")
 
 
-def test_slowest_osd_counts() -> None:
-    text = b'osd.0: {"whoami":0,"newest_map":21}\n\nosd.1: {"whoami":1,"newest_map":20}\n'
-    assert codecs.oldest_map(text) == 20
-    assert codecs.oldest_map(b'{"whoami":0,"newest_map":7}') == 7
-    assert codecs.oldest_map(b"") == 0
+def test_maps_of_osds() -> None:
+    rows = [{"osd": 0, "up": 1, "in": 1}, {"osd": 1, "up": 0, "in": 1}, {"osd": 4, "up": 1}]
+    assert codecs.osds(encoded({"epoch": 21, "osds": rows})) == (21, (0, 4))
+    assert codecs.newest_map(encoded({"whoami": 0, "oldest_map": 1, "newest_map": 20})) == 20
 
 
 def test_keys_of_others_are_not_kept() -> None:

@@ -1,16 +1,23 @@
-"""Ceph's programs, played by small scripts: deadlines, errors, and that no secret is an argument."""
+"""Ceph's programs and the talker, played by small scripts: deadlines, errors, no secret arguments."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import pathlib
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
+import msgspec
 import pytest
 
 from blixard.base.errors import BlixardError
 from blixard.ports.volumes import PoolPlan
-from blixard.storage.ceph.backend import CephVolumes, write
-from blixard.storage.ceph.commands import CephCommands, CephConfig, CephFailed
+from blixard.storage.ceph.backend import CephVolumes
+from blixard.storage.ceph.commands import CephCommands
+from blixard.storage.ceph.link import CephConfig, CephFailed, CephLink
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -28,11 +35,68 @@ def script(tmp_path: pathlib.Path, name: str, text: str) -> None:
     path.chmod(0o755)
 
 
+@pytest.fixture
+def talker(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Play the talker by a shell's words, which find a request in ``line``."""
+
+    def play(text: str) -> None:
+        script(
+            tmp_path, "talker", f"echo $$ >> {tmp_path}/pid\nwhile read -r line; do {text}; done"
+        )
+        monkeypatch.setattr("blixard.storage.ceph.link.TALKER", (str(tmp_path / "talker"),))
+
+    return play
+
+
+def said(out: str, number: int = 1, code: int = 0) -> str:
+    answer = json.dumps({"id": number, "code": code, "out": out, "err": "so it is"})
+    return f"echo '{answer}'"
+
+
+async def closed(ceph: CephLink | CephVolumes, call: Awaitable[T]) -> T:
+    try:
+        return await call
+    finally:
+        await ceph.close()
+
+
 def test_hanging_program_is_ended(config: CephConfig, tmp_path: pathlib.Path) -> None:
-    script(tmp_path, "ceph", f"echo $$ > {tmp_path}/pid; exec sleep 60")
+    script(tmp_path, "rbd", f"echo $$ > {tmp_path}/pid; exec sleep 60")
     with pytest.raises(BlixardError, match=r"STORAGE_UNAVAILABLE.*no answer within 0.3 s"):
-        asyncio.run(CephCommands(config).ceph("status"))
+        asyncio.run(CephCommands(config).rbd("ls"))
     assert not pathlib.Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
+
+
+def test_hanging_connection_is_ended_and_made_again(
+    config: CephConfig, tmp_path: pathlib.Path, talker: Callable[[str], None]
+) -> None:
+    talker(f"[ -e {tmp_path}/once ] && {said('well', 2)}; touch {tmp_path}/once")
+
+    async def scenario() -> None:
+        link = CephLink(msgspec.structs.replace(config, call_s=2.0))
+        with pytest.raises(BlixardError, match=r"STORAGE_UNAVAILABLE.*status: no answer"):
+            await link.ask("mon", "status")
+        assert await closed(link, link.ask("mon", "status")) == b"well"
+
+    asyncio.run(scenario())
+    pids = (tmp_path / "pid").read_text().split()
+    assert len(pids) == 2
+    assert not [pid for pid in pids if pathlib.Path(f"/proc/{pid}").exists()]
+
+
+def test_refused_command_has_its_reason(config: CephConfig, talker: Callable[[str], None]) -> None:
+    talker(said("", code=2))
+    link = CephLink(config)
+    with pytest.raises(CephFailed, match="auth del: so it is") as caught:
+        asyncio.run(closed(link, link.ask("mon", "auth del")))
+    assert caught.value.code == 2
+
+
+def test_lost_connection_says_why(config: CephConfig, talker: Callable[[str], None]) -> None:
+    talker(f"{said('', 0, 13)}; exit 0")
+    link = CephLink(config)
+    with pytest.raises(BlixardError, match=r"STORAGE_UNAVAILABLE.*no connection to Ceph: so it is"):
+        asyncio.run(closed(link, link.ask("mon", "status")))
 
 
 def test_error_has_the_programs_last_words(config: CephConfig, tmp_path: pathlib.Path) -> None:
@@ -46,19 +110,19 @@ def test_absent_program_and_absent_files_are_named(
     config: CephConfig, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BlixardError, match=r"STORAGE_UNAVAILABLE.*ceph: No such file") as caught:
-        asyncio.run(CephCommands(config).ceph("status"))
+    with pytest.raises(BlixardError, match=r"STORAGE_UNAVAILABLE.*rbd: No such file") as caught:
+        asyncio.run(CephCommands(config).rbd("ls"))
     assert caught.value.hint == "apt-get install ceph-common"
     (tmp_path / "keyring").unlink()
     with pytest.raises(BlixardError, match=r"STORAGE_UNAVAILABLE.*keyring is not there"):
-        asyncio.run(CephCommands(config).ceph("status"))
+        asyncio.run(CephCommands(config).ask("status"))
 
 
 def test_own_user_is_given_by_file(config: CephConfig, tmp_path: pathlib.Path) -> None:
     script(tmp_path, "rados", 'echo "$@"')
-    said = asyncio.run(CephCommands(config).rados("ssd", "ls")).decode().split()
+    words = asyncio.run(CephCommands(config).rados("ssd", "ls")).decode().split()
     reach = ["--conf", config.conf, "--id", "me", "--keyring", config.keyring]
-    assert said == [*reach, "--pool", "ssd", "ls"]
+    assert words == [*reach, "--pool", "ssd", "ls"]
 
 
 @pytest.mark.parametrize(
@@ -74,22 +138,19 @@ def test_errors_are_translated(
     assert caught.value.code == expected
 
 
-def test_answer_of_another_shape_is_an_error(config: CephConfig, tmp_path: pathlib.Path) -> None:
-    script(tmp_path, "ceph", "echo '{\"pools\": 1}'")
+def test_answer_of_another_shape_is_an_error(
+    config: CephConfig, tmp_path: pathlib.Path, talker: Callable[[str], None]
+) -> None:
+    talker(said('{"pools": 1}'))
+    pools = CephVolumes(config, str(tmp_path))
     with pytest.raises(BlixardError, match=r"STORAGE_UNAVAILABLE.*does not know"):
-        asyncio.run(
-            CephVolumes(config, str(tmp_path)).ensure_pool(PoolPlan(name="p", backend="ceph"))
-        )
+        asyncio.run(closed(pools, pools.ensure_pool(PoolPlan(name="p", backend="ceph"))))
 
 
-def test_unknown_health_is_no_error(config: CephConfig, tmp_path: pathlib.Path) -> None:
-    script(tmp_path, "ceph", "exec sleep 60")
-    health = asyncio.run(CephVolumes(config, str(tmp_path)).pool_health("ssd"))
+def test_unknown_health_is_no_error(
+    config: CephConfig, tmp_path: pathlib.Path, talker: Callable[[str], None]
+) -> None:
+    talker(":")
+    pools = CephVolumes(config, str(tmp_path))
+    health = asyncio.run(closed(pools, pools.pool_health("ssd")))
     assert (health.state, "no answer" in health.reason) == ("unknown", True)
-
-
-def test_key_is_readable_by_its_owner_alone(tmp_path: pathlib.Path) -> None:
-    path = tmp_path / "key"
-    path.touch(mode=0o644)
-    write(str(path), b"secret", 0o600)
-    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"secret", 0o600)

@@ -18,7 +18,15 @@ import msgspec
 from blixard.base.errors import BlixardError
 from blixard.ports.volumes import DiskAttachment, PoolHealth, PoolPlan, StoredVolume
 from blixard.storage.ceph import codecs
-from blixard.storage.ceph.caps import APPLICATION, NODE_CAPS, TAG, TAG_VALUE, node_user
+from blixard.storage.ceph.caps import (
+    APPLICATION,
+    NODE_CAPS,
+    TAG,
+    TAG_VALUE,
+    node_epoch,
+    node_user,
+    older,
+)
 from blixard.storage.ceph.commands import (
     EBUSY,
     EDQUOT,
@@ -26,10 +34,9 @@ from blixard.storage.ceph.commands import (
     ENOENT,
     ENOSPC,
     CephCommands,
-    CephConfig,
-    CephFailed,
 )
 from blixard.storage.ceph.fencing import Fencing, image_name, spec
+from blixard.storage.ceph.link import CephConfig, CephFailed
 
 DELETE_S = 300.0
 PLACEMENT_GROUPS = 32
@@ -54,9 +61,13 @@ class CephVolumes:
     async def answers(self) -> str:
         """Return in a few words how the cluster is. Raises BlixardError STORAGE_UNAVAILABLE."""
         async with _translated():
-            now = codecs.status(await self._commands.ceph("status"))
+            now = codecs.status(await self._commands.ask("status"))
         osds = f"{now.osdmap.num_up_osds} of {now.osdmap.num_osds} OSDs up"
         return f"{len(now.quorum_names)} of {now.monmap.num_mons} monitors agree, {osds}"
+
+    async def close(self) -> None:
+        """End the connection."""
+        await self._commands.close()
 
     # -- pools --
 
@@ -70,25 +81,34 @@ class CephVolumes:
                 pool = codecs.Pool(plan.name)
             if not pool.ours:
                 await self._check_free(pool)
-                await self._commands.ceph(
-                    "osd", "pool", "application", "enable", plan.name, APPLICATION
-                )
-                mark = ["osd", "pool", "application", "set", plan.name, APPLICATION]
-                await self._commands.ceph(*mark, TAG, TAG_VALUE)
+                await self._mark(plan.name)
             if pool.size != plan.replicas:
                 await self._set_copies(plan)
             if pool.quota_max_bytes != plan.quota_bytes:
-                quota = ["osd", "pool", "set-quota", plan.name, "max_bytes", str(plan.quota_bytes)]
-                await self._commands.ceph(*quota)
+                quota = {"field": "max_bytes", "val": str(plan.quota_bytes)}
+                await self._commands.ask("osd pool set-quota", pool=plan.name, **quota)
 
     async def _create_pool(self, plan: PoolPlan) -> None:
-        groups = str(self._pg_num)
-        await self._commands.ceph("osd", "pool", "create", plan.name, groups, groups, "replicated")
+        await self._commands.ask(
+            "osd pool create",
+            pool=plan.name,
+            pool_type="replicated",
+            pg_num=self._pg_num,
+            pgp_num=self._pg_num,
+        )
+
+    async def _mark(self, pool: str) -> None:
+        """Make the pool ours: guests' users reach pools with this mark."""
+        application = {"pool": pool, "app": APPLICATION}
+        await self._commands.ask("osd pool application enable", **application)
+        await self._commands.ask(
+            "osd pool application set", **application, key=TAG, value=TAG_VALUE
+        )
 
     async def _check_free(self, pool: codecs.Pool) -> None:
         """Refuse somebody else's pool; one without objects is what a crash of ours left."""
         others = {name for name in pool.application_metadata if name != APPLICATION}
-        _used, _left, objects = codecs.usage(await self._commands.ceph("df"), pool.pool_name)
+        _used, _left, objects = codecs.usage(await self._commands.ask("df"), pool.pool_name)
         if others or objects:
             mark = f"ceph osd pool application set {pool.pool_name} {APPLICATION} {TAG} {TAG_VALUE}"
             raise BlixardError(
@@ -99,14 +119,18 @@ class CephVolumes:
 
     async def _set_copies(self, plan: PoolPlan) -> None:
         """Writes need one copy less than all, yet two of three."""
-        sure = ["--yes-i-really-mean-it"] if plan.replicas == 1 else []
-        setting = ["osd", "pool", "set", plan.name]
-        await self._commands.ceph(*setting, "size", str(plan.replicas), *sure)
         least = max(1, plan.replicas - 1)
-        await self._commands.ceph(*setting, "min_size", str(least))
+        for name, value in (("size", plan.replicas), ("min_size", least)):
+            await self._commands.ask(
+                "osd pool set",
+                pool=plan.name,
+                var=name,
+                val=str(value),
+                yes_i_really_mean_it=plan.replicas == 1,
+            )
 
     async def _pools(self) -> dict[str, codecs.Pool]:
-        return codecs.pools(await self._commands.ceph("osd", "pool", "ls", "detail"))
+        return codecs.pools(await self._commands.ask("osd pool ls", detail="detail"))
 
     async def delete_pool(self, name: str) -> None:
         """Remove an empty pool of ours; absent is fine."""
@@ -119,19 +143,20 @@ class CephVolumes:
             images = await self._commands.rbd("ls", name)
             if left := images.decode().split():
                 raise BlixardError("POOL_IN_USE", f"{name} holds {', '.join(sorted(left)[:5])}")
-            sure = "--yes-i-really-really-mean-it"
-            await self._commands.ceph("osd", "pool", "delete", name, name, sure)
+            await self._commands.ask(
+                "osd pool delete", pool=name, pool2=name, yes_i_really_really_mean_it=True
+            )
 
     async def pool_health(self, name: str) -> PoolHealth:
         """Return how the pool is; a cluster that does not answer is ``unknown``."""
-        ask = self._commands.ceph
+        ask = self._commands.ask
         try:
             async with _translated(pool=name):
                 rows, status, df, stats = await asyncio.gather(
-                    ask("osd", "pool", "ls", "detail"),
+                    ask("osd pool ls", detail="detail"),
                     ask("status"),
                     ask("df"),
-                    ask("osd", "pool", "stats", name),
+                    ask("osd pool stats", target="mgr", pool_name=name),
                 )
                 return codecs.health(name, rows, status, df, stats)
         except BlixardError as error:
@@ -243,15 +268,23 @@ class CephVolumes:
         """Return the files of a user's key and of the guests' configuration."""
         caps = [word for part, cap in NODE_CAPS.items() for word in (part, cap)]
         answer, minimal = await asyncio.gather(
-            self._commands.ceph("auth", "get-or-create", f"client.{user}", *caps),
-            self._commands.ceph("config", "generate-minimal-conf"),
+            self._commands.ask("auth get-or-create", entity=f"client.{user}", caps=caps),
+            self._commands.ask("config generate-minimal-conf"),
         )
         key_file = os.path.join(self._place, f"{user}.key")
         conf = os.path.join(self._place, "guest.conf")
         os.makedirs(self._place, mode=0o711, exist_ok=True)
         write(key_file, codecs.key(answer).encode(), 0o600)
         write(conf, minimal + GUEST_CONF.encode(), 0o644)
+        self._forget_older(user)
         return key_file, conf
+
+    def _forget_older(self, user: str) -> None:
+        """Remove the keys of the node's earlier epochs: nothing is started under them any more."""
+        mine = node_epoch(f"client.{user}")
+        for name in os.listdir(self._place):
+            if mine is not None and older(f"client.{name.removesuffix('.key')}", *mine):
+                os.unlink(os.path.join(self._place, name))
 
     async def detach(self, pool: str, volume_uid: str, *, node_uid: str, epoch: int) -> None:
         """Give it back; what a process that was killed left behind is shut out."""

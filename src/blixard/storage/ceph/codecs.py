@@ -1,4 +1,4 @@
-"""What Ceph's programs print (``--format json`` of release 16), as our own values. Pure."""
+"""What Ceph answers (JSON of release 16), as our own values. Pure."""
 
 from __future__ import annotations
 
@@ -144,12 +144,25 @@ class _Size(msgspec.Struct, frozen=True):
     size: int
 
 
-class _Epoch(msgspec.Struct, frozen=True):
+class _Osd(msgspec.Struct, frozen=True):
+    osd: int
+    up: int = 0
+
+
+class _OsdDump(msgspec.Struct, frozen=True):
     epoch: int
+    osds: list[_Osd] = []
 
 
 class _OsdStatus(msgspec.Struct, frozen=True):
     newest_map: int
+
+
+class Osds(NamedTuple):
+    """The epoch of the map, and the OSDs that are up in it."""
+
+    epoch: int
+    up: tuple[int, ...]
 
 
 class Holder(NamedTuple):
@@ -166,12 +179,12 @@ class Holder(NamedTuple):
 
 
 def pools(text: bytes) -> dict[str, Pool]:
-    """Read ``ceph osd pool ls detail``."""
+    """Read ``osd pool ls detail``."""
     return {pool.pool_name: pool for pool in msgspec.json.decode(text, type=list[Pool])}
 
 
 def usage(text: bytes, pool: str) -> tuple[int, int, int]:
-    """Read ``ceph df``: bytes used, bytes available and objects of a pool."""
+    """Read ``df``: bytes used, bytes available and objects of a pool."""
     for row in msgspec.json.decode(text, type=_Df).pools:
         if row.name == pool:
             return row.stats.stored, row.stats.max_avail, row.stats.objects
@@ -179,12 +192,12 @@ def usage(text: bytes, pool: str) -> tuple[int, int, int]:
 
 
 def status(text: bytes) -> Status:
-    """Read ``ceph status``."""
+    """Read ``status``."""
     return msgspec.json.decode(text, type=Status)
 
 
 def recovery(text: bytes) -> tuple[int, int]:
-    """Read ``ceph osd pool stats POOL``: degraded and misplaced objects."""
+    """Read ``osd pool stats POOL``: degraded and misplaced objects."""
     rows = msgspec.json.decode(text, type=list[_PoolStats])
     return (
         sum(row.recovery.degraded_objects for row in rows),
@@ -243,12 +256,12 @@ def image_size(text: bytes) -> int:
 
 
 def entities(text: bytes) -> list[str]:
-    """Read ``ceph auth ls``: the names; the keys in it are left alone."""
+    """Read ``auth ls``: the names; the keys in it are left alone."""
     return [row.entity for row in msgspec.json.decode(text, type=_AuthDump).auth_dump]
 
 
 def key(text: bytes) -> str:
-    """Read ``ceph auth get-or-create``."""
+    """Read ``auth get-or-create``."""
     return msgspec.json.decode(text, type=list[_Entity])[0].key
 
 
@@ -263,23 +276,20 @@ def locks(text: bytes) -> list[Lock]:
 
 
 def sessions(text: bytes) -> list[tuple[str, str]]:
-    """Read ``ceph tell mon.X sessions``: entity and address, as the blocklist writes it."""
+    """Read a monitor's ``sessions``: entity and address, as the blocklist writes it."""
     rows = msgspec.json.decode(text, type=list[_Session])
     return [(row.entity_name, f"{row.socket_addr.addr}/{row.socket_addr.nonce}") for row in rows]
 
 
-def epoch(text: bytes) -> int:
-    """Read the map's epoch in ``ceph osd stat``."""
-    return msgspec.json.decode(text, type=_Epoch).epoch
+def osds(text: bytes) -> Osds:
+    """Read ``osd dump``."""
+    dump = msgspec.json.decode(text, type=_OsdDump)
+    return Osds(dump.epoch, tuple(row.osd for row in dump.osds if row.up))
 
 
-def oldest_map(text: bytes) -> int:
-    """Read ``ceph tell osd.* status``: the map that the OSD furthest behind has; 0: no OSD."""
-    lines = [line for line in text.decode().splitlines() if "{" in line]
-    rows = [
-        msgspec.json.decode(line[line.index("{") :].encode(), type=_OsdStatus) for line in lines
-    ]
-    return min((row.newest_map for row in rows), default=0)
+def newest_map(text: bytes) -> int:
+    """Read an OSD's ``status``: the epoch of the map that it has."""
+    return msgspec.json.decode(text, type=_OsdStatus).newest_map
 
 
 def holders(text: bytes) -> list[Holder]:
@@ -293,6 +303,6 @@ def holders(text: bytes) -> list[Holder]:
 
 
 def fences(text: bytes) -> dict[str, int]:
-    """Read ``ceph config-key dump``: the first epoch of each node that is not fenced."""
+    """Read ``config-key dump``: the first epoch of each node that is not fenced."""
     rows = json.loads(text or b"{}")
     return {str(name).rpartition("/")[2]: int(value) for name, value in rows.items()}

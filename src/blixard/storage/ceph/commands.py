@@ -1,54 +1,34 @@
-"""Runs ``ceph``, ``rbd`` and ``rados`` with a deadline: without a quorum they wait for ever.
+"""Runs ``rbd`` and ``rados``, and asks the monitors, all with a deadline.
 
-No secret is ever an argument: the programs read Blixard's own key from its keyring, and print the
-keys of node epochs into our pipe.
+Without a quorum Ceph waits for ever. No secret is ever an argument: the programs read Blixard's own
+key from its keyring, and the keys of node epochs come through a pipe.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-
-import msgspec
+from typing import Any
 
 from blixard.base.errors import BlixardError
+from blixard.storage.ceph.link import CephConfig, CephFailed, CephLink, check_files
 
 AT_ONCE_MAX = 8
 # errno values, which the programs end with.
 ENOENT, EBUSY, EEXIST, ENOSPC, EDQUOT = 2, 16, 17, 28, 122
 
 
-class CephConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """How the cluster is reached: its configuration, and Blixard's own user with its keyring.
-
-    ``call_s``: without an answer for so long, the cluster counts as unavailable.
-    """
-
-    conf: str
-    user: str
-    keyring: str
-    call_s: float = 15.0
-
-
-class CephFailed(Exception):
-    """A program answered with an error; ``code`` is an errno, mostly."""
-
-    def __init__(self, code: int, words: str) -> None:
-        super().__init__(words)
-        self.code = code
-
-
 class CephCommands:
-    """Ceph's programs under Blixard's own user; at most a few at once."""
+    """Ceph under Blixard's own user; at most a few programs at once."""
 
     def __init__(self, config: CephConfig) -> None:
         self._config = config
+        self._link = CephLink(config)
         self._room = asyncio.Semaphore(AT_ONCE_MAX)
 
-    async def ceph(self, *words: str) -> bytes:
-        """Run ``ceph`` and return what it printed, JSON where there is any."""
-        return await self._run("ceph", *words, "--format", "json")
+    async def ask(self, prefix: str, *, target: str = "mon", **arguments: Any) -> bytes:
+        """Put a command of Ceph's to a monitor or another daemon; return its answer, JSON."""
+        return await self._link.ask(target, prefix, **arguments)
 
     async def rbd(self, *words: str, deadline_s: float = 0.0) -> bytes:
         """Run ``rbd``; answers in JSON must be asked for."""
@@ -58,6 +38,10 @@ class CephCommands:
         """Run ``rados`` in a pool."""
         return await self._run("rados", "--pool", pool, *words)
 
+    async def close(self) -> None:
+        """End the connection."""
+        await self._link.close()
+
     async def _run(self, program: str, *words: str, deadline_s: float = 0.0) -> bytes:
         """Run to the end.
 
@@ -66,13 +50,7 @@ class CephCommands:
             BlixardError: STORAGE_UNAVAILABLE: program or files are absent, or the deadline passed.
         """
         config = self._config
-        for path in (config.conf, config.keyring):
-            if not os.path.exists(path):
-                raise BlixardError(
-                    "STORAGE_UNAVAILABLE",
-                    f"{path} is not there",
-                    hint="storage.ceph in the node's configuration says where Ceph's files are",
-                )
+        check_files(config)
         reach = ["--conf", config.conf, "--id", config.user, "--keyring", config.keyring]
         deadline_s = deadline_s or config.call_s
         said = f"{program} {' '.join(words[:4])}"

@@ -17,15 +17,16 @@ from blixard.base.errors import BlixardError
 from blixard.storage.ceph import codecs
 from blixard.storage.ceph.caps import older
 from blixard.storage.ceph.codecs import Holder
-from blixard.storage.ceph.commands import ENOENT, CephCommands, CephFailed
+from blixard.storage.ceph.commands import ENOENT, CephCommands
+from blixard.storage.ceph.link import CephFailed
 
 HOLDERS = "blixard.holders"  # an object in each pool
 FENCES = "blixard/fence/"  # keys of the monitors
 # Longer than tickets live and than an OSD keeps an idle connection.
-BLOCKLIST_S = 86_400
+BLOCKLIST_S = 86_400.0
 ROUNDS_MAX = 5
 BARRIER_S = 30.0
-BARRIER_LOOK_S = 0.1
+BARRIER_LOOK_S = 0.05
 
 Image = tuple[str, str]  # pool, volume uid
 Lock = tuple[Image, codecs.Lock]
@@ -93,7 +94,8 @@ class Fencing:
     async def fence(self, node_uid: str, before_epoch: int, pools: list[str]) -> None:
         """Shut out every epoch of a node before *before_epoch*."""
         if (await self._fences()).get(node_uid, 0) < before_epoch:
-            await self._commands.ceph("config-key", "set", FENCES + node_uid, str(before_epoch))
+            fence = {"key": FENCES + node_uid, "val": str(before_epoch)}
+            await self._commands.ask("config-key set", **fence)
         await self._delete_users(node_uid, before_epoch)
         tables = await asyncio.gather(*(self.holders(pool) for pool in pools))
         held = [
@@ -110,12 +112,12 @@ class Fencing:
         await asyncio.gather(*(self._drop(*row) for row in held))
 
     async def _fences(self) -> dict[str, int]:
-        return codecs.fences(await self._commands.ceph("config-key", "dump", FENCES))
+        return codecs.fences(await self._commands.ask("config-key dump", key=FENCES))
 
     async def _delete_users(self, node_uid: str, before_epoch: int) -> None:
-        entities = codecs.entities(await self._commands.ceph("auth", "ls"))
+        entities = codecs.entities(await self._commands.ask("auth ls"))
         gone = [entity for entity in entities if older(entity, node_uid, before_epoch)]
-        await asyncio.gather(*(self._commands.ceph("auth", "del", entity) for entity in gone))
+        await asyncio.gather(*(self._commands.ask("auth del", entity=entity) for entity in gone))
 
     # -- shutting out --
 
@@ -147,7 +149,9 @@ class Fencing:
         return bool(done)
 
     async def _blocklist(self, address: str) -> None:
-        await self._commands.ceph("osd", "blocklist", "add", address, str(BLOCKLIST_S))
+        await self._commands.ask(
+            "osd blocklist", blocklistop="add", addr=address, expire=BLOCKLIST_S
+        )
 
     async def _break(self, image: Image, lock: codecs.Lock) -> None:
         with _absent_is_fine():
@@ -172,14 +176,14 @@ class Fencing:
         return set(), []
 
     async def _monitors(self) -> list[str]:
-        return codecs.status(await self._commands.ceph("status")).quorum_names
+        return codecs.status(await self._commands.ask("status")).quorum_names
 
     async def _signed_in(
         self, monitors: list[str], of_user: Callable[[str], bool] | None
     ) -> set[str]:
         if of_user is None:
             return set()
-        asked = (self._commands.ceph("tell", f"mon.{name}", "sessions") for name in monitors)
+        asked = (self._commands.ask("sessions", target=f"mon.{name}") for name in monitors)
         return {
             address
             for answer in await asyncio.gather(*asked)
@@ -189,19 +193,22 @@ class Fencing:
 
     async def _barrier(self) -> None:
         """Return once every OSD that is up has the map of now: what is blocklisted is refused."""
-        wanted = codecs.epoch(await self._commands.ceph("osd", "stat"))
+        osds = codecs.osds(await self._commands.ask("osd dump"))
         try:
             async with asyncio.timeout(BARRIER_S):
-                while await self._oldest_map() < wanted:
-                    await asyncio.sleep(BARRIER_LOOK_S)
+                await asyncio.gather(*(self._has_map(n, osds.epoch) for n in osds.up))
         except TimeoutError as error:
             raise BlixardError(
-                "STORAGE_UNAVAILABLE", f"some OSD did not take map {wanted} in {BARRIER_S:.0f} s"
+                "STORAGE_UNAVAILABLE",
+                f"some OSD did not take map {osds.epoch} in {BARRIER_S:.0f} s",
             ) from error
 
-    async def _oldest_map(self) -> int:
-        text = await self._commands.ceph("tell", "osd.*", "status")
-        return codecs.oldest_map(text)
+    async def _has_map(self, osd: int, wanted: int) -> None:
+        while await self._newest_map(osd) < wanted:
+            await asyncio.sleep(BARRIER_LOOK_S)
+
+    async def _newest_map(self, osd: int) -> int:
+        return codecs.newest_map(await self._commands.ask("status", target=f"osd.{osd}"))
 
 
 def judge(me: Holder, others: list[Holder], fences: dict[str, int]) -> BlixardError | None:
