@@ -96,10 +96,8 @@ class Passes:
 
     def _woken(self) -> None:
         self._due = False
-        if self._running:
-            self._pass_safely()
-
-    def _pass_safely(self) -> None:
+        if not self._running:
+            return
         try:
             self._pass()
         except Exception:
@@ -264,7 +262,7 @@ class Passes:
             self._give_up_leadership()
         else:
             self._ticks_due = count
-        self._pass_safely()
+        self._pass()
 
     def _give_up_leadership(self) -> None:
         """A disk that does not answer must not lead; nor does it stand for election."""

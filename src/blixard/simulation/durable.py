@@ -110,13 +110,14 @@ class DurableLog:
     def _records(self, data: bytes) -> int:
         """Read whole records; return where they end."""
         offset = 0
-        while True:
+        while offset < len(data):
             record = decode_record(data, offset, _RECORD_BYTES)
             if record is None:
-                return offset
+                break
             payload = record[3]
             offset += HEADER_BYTES + len(payload)
             self._groups(payload)
+        return offset
 
     def _groups(self, payload: bytes) -> None:
         position, size = 0, len(payload)

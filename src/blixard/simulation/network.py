@@ -188,8 +188,8 @@ class Network:
         if reorder and draw() < reorder:
             self.reordered += 1
             return when_ns + int(faults.reorder_ms * draw() * _MILLISECOND)
-        last = self._last
-        if key in last and when_ns < last[key]:
-            return last[key]
-        last[key] = when_ns
+        last_ns = self._last.get(key, 0)
+        if when_ns < last_ns:
+            return last_ns
+        self._last[key] = when_ns
         return when_ns
