@@ -339,13 +339,13 @@ SCENARIOS = (
         name="migrations/source-restarts", rows=("SIM-44",),
         incident="an upgrade of the daemon that took the guest it was moving with it",
         act=source_restarts, prepare=serve, nodes=5, node=True, clients=1,
-        happens=("move interrupted",),
+        happens=("migration failed",),
     ),
     Scenario(
         name="migrations/paused-and-restarted", rows=("SIM-44",),
         incident="a guest that stayed paused for ever after its migration was cancelled",
         act=paused_and_restarted, prepare=serve, nodes=5, node=True, clients=1,
-        happens=("move interrupted",),
+        happens=("migration failed",),
     ),
     Scenario(
         name="migrations/outcome-unknown", rows=("SIM-44",),
@@ -369,7 +369,7 @@ SCENARIOS = (
         name="migrations/cut-between-both", rows=("SIM-44",),
         incident="a migration that hangs for ever, and nobody may touch the VM",
         act=both_cut_off, prepare=serve, nodes=5, node=True, clients=1,
-        happens=("move interrupted",),
+        happens=("migration failed",),
     ),
     Scenario(
         name="migrations/no-room", rows=("SIM-44",),
