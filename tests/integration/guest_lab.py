@@ -146,11 +146,11 @@ async def hypervisor(
         end_guard(state_dir)
 
 
-def run(state: pathlib.Path, scenario: Scenario) -> None:
-    """Run a scenario with a hypervisor, for two minutes at most."""
+def run(state: pathlib.Path, scenario: Scenario, *, within_s: float = GUEST_S) -> None:
+    """Run a scenario with a hypervisor, for so long at most."""
 
     async def main() -> None:
-        async with asyncio.timeout(GUEST_S), hypervisor(state) as made:
+        async with asyncio.timeout(within_s), hypervisor(state) as made:
             await scenario(made)
 
     asyncio.run(main())

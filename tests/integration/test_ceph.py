@@ -33,7 +33,7 @@ pytestmark = [
 ]
 POOL = "ssd"
 SIZE = 96 << 20
-LOST_S = 3.0
+LOST_S = 5.0
 NODE, OTHER = "node-a", "node-b"
 
 
@@ -195,7 +195,7 @@ def test_fenced_guest_writes_nothing_more(
         await pools.detach(POOL, "data", node_uid=NODE, epoch=4)
         await pools.delete_volume(POOL, "data")
 
-    lab.run(state, scenario)
+    lab.run(state, scenario, within_s=300.0)
 
 
 def check_secret(key: bytes, state: pathlib.Path, instances: list[HypervisorInstance]) -> None:

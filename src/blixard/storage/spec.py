@@ -60,6 +60,7 @@ class InstanceVolume(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A volume that an instance is bound to, as its node has to know it.
 
     ``made``: it was there before, so that one that is missing is an error and no empty disk.
+    ``quota_bytes``: what the volumes of a local pool may use on one node (0: no limit).
     """
 
     name: str
@@ -68,6 +69,7 @@ class InstanceVolume(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     backend: Backend
     size_bytes: int
     made: bool = False
+    quota_bytes: int = 0
 
 
 def pool_plan(name: str, spec: StoragePoolSpec) -> PoolPlan:

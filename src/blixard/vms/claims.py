@@ -15,7 +15,14 @@ from blixard.base.errors import BlixardError
 from blixard.cluster.resources import Operation, PatchStatus, Put, Resource
 from blixard.cluster.store import Store
 from blixard.storage.kinds import bound_to
-from blixard.storage.spec import InstanceVolume, VolumeClaim, VolumeSpec, size_bytes
+from blixard.storage.spec import (
+    InstanceVolume,
+    StoragePoolSpec,
+    VolumeClaim,
+    VolumeSpec,
+    pool_plan,
+    size_bytes,
+)
 from blixard.vms.spec import InstanceSpec, VMSpec
 
 
@@ -68,10 +75,15 @@ class Claims:
                 kind="Volume", namespace=namespace, name=name, uid=uid, status=status,
                 expect=volume.metadata.revision,
             )  # fmt: skip
-        backend = pool.spec.get("backend", "ceph")
-        made = volume is not None and is_made(volume)
+        plan = pool_plan(claim.pool, msgspec.convert(pool.spec, StoragePoolSpec))
         return InstanceVolume(
-            name=claim.name, uid=uid, pool=claim.pool, backend=backend, size_bytes=size, made=made
+            name=claim.name,
+            uid=uid,
+            pool=claim.pool,
+            backend=plan.backend,
+            size_bytes=size,
+            made=volume is not None and is_made(volume),
+            quota_bytes=plan.quota_bytes if plan.backend == "local" else 0,
         ), op
 
     def _check_free(self, volume: Resource, claim: VolumeClaim) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from blixard.ports.volumes import DiskAttachment, PoolPlan
 from blixard.storage.backends import Backends, backend_for
+from blixard.storage.spec import InstanceVolume
 from blixard.vms.spec import InstanceSpec
 
 
@@ -25,7 +26,7 @@ class Disks:
             backend = backend_for(self._backends, volume.backend)
             if volume.backend == "local" and not volume.made:
                 # Only here can it be made: its data is where its instance is.
-                await backend.ensure_pool(PoolPlan(name=volume.pool, backend="local", replicas=1))
+                await backend.ensure_pool(_local_pool(volume))
                 await backend.ensure_volume(volume.pool, volume.uid, volume.size_bytes)
             disks.append(
                 await backend.attach(
@@ -43,3 +44,7 @@ class Disks:
         for volume in spec.disks:
             backend = backend_for(self._backends, volume.backend)
             await backend.detach(volume.pool, volume.uid, node_uid=self._node_uid, epoch=epoch)
+
+
+def _local_pool(volume: InstanceVolume) -> PoolPlan:
+    return PoolPlan(name=volume.pool, backend="local", replicas=1, quota_bytes=volume.quota_bytes)

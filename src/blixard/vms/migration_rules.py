@@ -63,8 +63,8 @@ def instance_problems(instance: Resource) -> list[str]:
     found = []
     if spec.get("persistent"):
         found.append(f"the data of {name} exists only on {spec.get('nodeName')} (persistent)")
-    if spec.get("volumes"):
-        found.append(f"{name} has volumes, which have one writer at a time")
+    elif spec.get("volumes"):
+        found.append(f"{name} has volumes, which cannot change nodes yet while it runs")
     phase = instance.status.get("phase", "Pending")
     if not spec.get("node"):
         found.append(f"{name} is on no node")

@@ -93,6 +93,7 @@ def interrupted(stage: Stage) -> None:
         name = moves.try_begin(instance, target, live=live, deadline_s=30)
         phase = stage.draw.choice(_STAGES)
         if name:
+            stage.happened("move interrupted")
             moves.at(phase, functools.partial(_past, moves, name, phase), within_s=5, must=False)
         stage.run_for(stage.draw.choice((0.0, 0.0, 0.005, 0.02, 0.1)))
         hosts = {"source": source, "target": target, "leader": stage.leader(20)}
