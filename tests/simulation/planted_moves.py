@@ -7,8 +7,10 @@ from blixard.base.errors import BlixardError
 from blixard.cluster.store import Draft
 from blixard.simulation import guest_state
 from blixard.simulation.hypervisor import GuestWorld
+from blixard.simulation.volumes import SimVolumes
 from blixard.vms import migrations, mover, rooms
 from blixard.vms.mover import Mover
+from blixard.vms.worker import Worker
 
 
 def goes_on_without_asking():
@@ -23,6 +25,38 @@ def goes_on_without_asking():
             raise
 
     return patched(Mover, "_transfer", hasty)
+
+
+async def _nothing(*_args, **_named):
+    return
+
+
+def writes_while_it_stands_still():
+    """The disks of a guest go on while its CPUs stand still, and nobody waits for what is written."""
+    return all_of(
+        patched(GuestWorld, "_runs", lambda _world, instance: instance.state != "exited"),
+        patched(GuestWorld, "drain", _nothing),
+    )
+
+
+def leaves_with_a_write_under_way():
+    """The switch is asked for before the storage has answered all that the guest wrote."""
+    return patched(GuestWorld, "drain", _nothing)
+
+
+def mover_keeps_the_volumes():
+    """What has left, or did not come after all, is not given back."""
+    return patched(Worker, "_leave", _nothing)
+
+
+def gives_back_for_the_other_end():
+    """Whoever gives a volume back takes it from the other end of the migration too."""
+    take_back = SimVolumes._take_back
+
+    def of_all(volumes, image, nodes):
+        take_back(volumes, image, (*nodes, *image.holders))
+
+    return patched(SimVolumes, "_take_back", of_all)
 
 
 def switches_without_the_pause():

@@ -21,7 +21,7 @@ def starts_before_the_storage_fence():
     attach = SimVolumes.attach
 
     async def at_once(volumes, pool, volume_uid, **named):
-        volumes._ceph.images[volume_uid].holder = None
+        volumes._ceph.images[volume_uid].holders.clear()
         return await attach(volumes, pool, volume_uid, **named)
 
     with ExitStack() as stack:
@@ -37,9 +37,8 @@ def fences_locks_only():
     async def fence(volumes, node_uid, *, before_epoch):
         await volumes._ask()
         for image in volumes._ceph.images.values():
-            holder, epoch = image.holder or ("", 0)
-            if holder == node_uid and epoch < before_epoch:
-                image.holder = None
+            if image.holders.get(node_uid, before_epoch) < before_epoch:
+                del image.holders[node_uid]
         volumes._ceph.stored.happened("node fenced")
 
     return patched(SimVolumes, "fence", fence)
@@ -49,8 +48,8 @@ def attaches_with_an_older_key():
     """A node takes the key of its first epoch for ever."""
     attach = Disks.attach
 
-    async def older(disks, spec, _epoch):
-        return await attach(disks, spec, 1)
+    async def older(disks, spec, _epoch, **named):
+        return await attach(disks, spec, 1, **named)
 
     return patched(Disks, "attach", older)
 

@@ -153,7 +153,7 @@ def patience_by_the_wall_clock():
         ("storage/fenced-writer", storage.starts_before_the_storage_fence, "stale write"),
         ("storage/fenced-writer", storage.fences_locks_only, "stale write"),
         ("storage/fenced-writer", storage.attaches_with_an_older_key, "db runs elsewhere"),
-        ("storage/operations", storage.forgets_to_detach, "should have gone"),
+        ("storage/operations", storage.forgets_to_detach, "storage is whole"),
         ("storage/deleted-in-use", storage.deletes_what_is_bound, "all VMs are ready"),
     ],
 )

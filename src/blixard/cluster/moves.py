@@ -30,6 +30,12 @@ def move_of(spec: dict[str, Any]) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def local_volume(spec: dict[str, Any]) -> str:
+    """Return the name of a volume in an instance's spec that only its node has, or nothing."""
+    names = (v.get("name") for v in spec.get("volumes", ()) if v.get("backend") == "local")
+    return str(next(names, ""))
+
+
 def reserves(spec: dict[str, Any], node_uid: str) -> bool:
     """Tell whether an instance counts on a node: it is there, or is being moved there."""
     move = move_of(spec)
@@ -70,10 +76,9 @@ def move_problem(state: StateView, old: Resource | None, new: Resource) -> str:
         same = {**before, "step": ""} == {**move, "step": ""}
         back = before.get("step") == "copy" and move.get("step") != "copy"
         return "" if same and not back else "another migration of it is under way"
-    if new.spec.get("desired") != "Running" or new.spec.get("persistent"):
+    tied = new.spec.get("persistent") or local_volume(new.spec)
+    if new.spec.get("desired") != "Running" or tied:
         return "only a running instance without data on its node can be moved"
-    if new.spec.get("volumes"):
-        return "an instance with volumes, which have one writer, is not moved while it runs"
     if move.get("run") != int(new.spec.get("run", 0)) + 1 or move.get("step") != "prepare":
         return "a migration begins with its preparation, for the next run"
     if move.get("target") == new.spec.get("node"):

@@ -117,23 +117,47 @@ class VolumeBackend(Protocol):
         """
 
     async def attach(
-        self, pool: str, volume_uid: str, *, name: str, node_uid: str, epoch: int
+        self,
+        pool: str,
+        volume_uid: str,
+        *,
+        name: str,
+        node_uid: str,
+        epoch: int,
+        moves_from: str = "",
+        left: tuple[str, ...] = (),
     ) -> DiskAttachment:
         """Return the disk for a guest of this node epoch, under a credential of that epoch.
 
         Whatever the same node opened before, under this epoch or an earlier one, is shut out: its
-        process is gone, but a write of it may still be under way.
+        process is gone, but a write of it may still be under way. *left* are nodes that a guest
+        was moved away from, or was not moved to after all: none of them writes any more, and what
+        they did not give back is taken from them.
+
+        *moves_from* is the node whose guest moves here: it has the volume, and keeps it, so that
+        there are two until one of both gives it back. A guest opens it here only once its CPUs may
+        run here; nobody is shut out.
 
         Raises:
             BlixardError: VOLUME_NOT_FOUND; VOLUME_IN_USE: another node has it, attached and neither
-                detached nor fenced; FENCED: this node epoch was fenced.
+                detached nor fenced, or *moves_from* has it no more; FENCED: this node epoch was
+                fenced; INVALID: a ``local`` volume does not move.
         """
 
-    async def detach(self, pool: str, volume_uid: str, *, node_uid: str, epoch: int) -> None:
+    async def detach(
+        self,
+        pool: str,
+        volume_uid: str,
+        *,
+        node_uid: str,
+        epoch: int,
+        left: tuple[str, ...] = (),
+    ) -> None:
         """Give it back, so that another node may attach it; absent is fine.
 
         The process that had it open is gone. Returns once no write of it can arrive any more;
-        one that was attached by another node since stays as it is.
+        one that was attached by another node since stays as it is, unless it is one of *left*, as
+        in :meth:`attach`.
         """
 
     async def fence(self, node_uid: str, *, before_epoch: int) -> None:

@@ -54,7 +54,7 @@ class Image(msgspec.Struct, eq=False):
     uid: str
     size_bytes: int
     pieces: list[Piece]
-    holder: tuple[str, int] | None = None  # node uid, epoch
+    holders: dict[str, int] = {}  # epochs by node uid: two while a guest moves
     opened: dict[int, str] = {}  # clients by number: the uid of their node
     shut_out: set[int] = set()
 

@@ -20,7 +20,8 @@ _RETRY_NS = SECOND // 2
 class GuestDisk:
     """One volume in one run of a guest; all of it happens on the guest's machine.
 
-    *ends*: tells whether the process is gone; what it wrote may still be under way then.
+    *alive*: tells whether the process is left; what it wrote may still be under way when it is not.
+    *runs*: whether its CPUs run; while they stand still it begins nothing.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class GuestDisk:
         disk: DiskAttachment,
         *,
         alive: Callable[[], bool],
+        runs: Callable[[], bool],
         generator: random.Random,
     ) -> None:
         image = ceph.images.get(disk.volume)
@@ -41,6 +43,10 @@ class GuestDisk:
         self._image: Image = image
         self._user = disk.user
         self._alive = alive
+        self._runs = runs
+        self._stands_still = False
+        self.writing = False  # one write has no answer yet
+        self.answered: Callable[[], None] = lambda: None
         self._random = generator
         self._unread = list(range(OBJECTS))
         self._last = 0
@@ -55,8 +61,17 @@ class GuestDisk:
     def _again(self, delay_ns: int) -> None:
         self._machine.call_at_ns(self._machine.loop.now_ns + delay_ns, self._step)
 
+    def go_on(self) -> None:
+        """The CPUs run again."""
+        if self._stands_still:
+            self._stands_still = False
+            self._again(SECOND // 1000)
+
     def _step(self) -> None:
         if not self._alive():
+            return
+        if not self._runs():
+            self._stands_still = True
             return
         if self._unread:
             number = self._unread[0]
@@ -68,6 +83,7 @@ class GuestDisk:
             self._again(_RETRY_NS if value is None else SECOND // 1000)
             return
         self._last += 1
+        self.writing = True
         write = Write(
             host=self._host, user=self._user, client=self._client, image=self._image,
             number=self._last % OBJECTS, value=self._last, alive=self._alive, done=self._answered,
@@ -80,6 +96,8 @@ class GuestDisk:
         self._machine.call_at_ns(loop.now_ns + SECOND // 1000, self._heard, self._last, taken)
 
     def _heard(self, value: int, taken: bool) -> None:
+        self.writing = False
+        self.answered()
         if not taken or not self._alive():
             return  # the guest sees errors from now on
         self._ceph.stored.acknowledged(self._image.uid, value % OBJECTS, value)

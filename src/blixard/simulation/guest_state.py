@@ -89,7 +89,7 @@ async def send(
     *,
     live: bool,
     look: Callable[[], GuestState],
-    stop: Callable[[], None],
+    stop: Callable[[], Awaitable[None]],
     go_on: Callable[[], None],
     switch: Callable[[], Awaitable[None]],
     pause: Callable[[float], Awaitable[None]],
@@ -115,7 +115,7 @@ async def send(
             have.update(part)
 
     if not live:
-        stop()
+        await stop()
     try:
         for _ in range(ROUNDS_MAX):
             changed = _changed(look().pages, have)
@@ -126,7 +126,7 @@ async def send(
         async with asyncio.timeout(SYNC_S):
             await _said(stream, _SO_FAR)
         if live:
-            stop()
+            await stop()
     except BaseException:
         go_on()
         raise

@@ -26,6 +26,7 @@ from blixard.ports.hypervisor import (
 from blixard.ports.transport import Stream
 from blixard.simulation import guest_state
 from blixard.simulation.calls import GuestFunction, Handled, check_loadable
+from blixard.simulation.guest_disks import GuestDisk
 from blixard.simulation.guest_state import GuestState
 from blixard.simulation.loop import SimHandle
 from blixard.simulation.nap import Nap
@@ -36,6 +37,7 @@ BOOT_MEAN_S = 1.5
 _SHUT_DOWN, _KILLED, _CRASHED = 0, -9, 1
 _CHANNEL_MEAN_S = 0.0003  # a message to the agent in a guest, and its answer
 _LOAD_MEAN_S = 0.0005
+DRAIN_S = 2.0  # a guest that is to leave waits so long for its writes under way
 _SILENT_S = 1.0  # a guest that says nothing so long after the deadline of a call is gone
 _ENDED_BY_DAEMON = (_SHUT_DOWN, _KILLED)
 
@@ -59,6 +61,7 @@ class SimInstance(msgspec.Struct):
     since_ns: int = 0  # when its CPUs were last let run
     arrived: GuestState | None = None  # what another host sent, until it runs
     uses_disks: bool = False
+    used: list[GuestDisk] = []
     function: GuestFunction | None = None
 
     def shown(self) -> HypervisorInstance:
@@ -126,8 +129,11 @@ class GuestWorld:
         self._pid = _FIRST_PID
         self.callbacks: list[Callable[[str], None]] = []
         self.daemon: Process | None = None
-        # Lets a guest that begins to run use its disks: its plan, from when on, whether it is left.
-        self.use_disks: Callable[[LaunchPlan, int, Callable[[], bool]], None] = lambda *_: None
+        # Lets a guest that begins to run use its disks: its plan, from when on, whether it is left
+        # and whether it runs.
+        self.use_disks: Callable[
+            [LaunchPlan, int, Callable[[], bool], Callable[[], bool]], list[GuestDisk]
+        ] = lambda *_: []
 
     def spawn(self, plan: LaunchPlan) -> SimInstance:
         """Make a process with stopped CPUs."""
@@ -176,7 +182,26 @@ class GuestWorld:
             if instance.plan.disks and not instance.uses_disks:
                 instance.uses_disks = True
                 alive = functools.partial(self._is_left, instance)
-                self.use_disks(instance.plan, instance.boots_at_ns, alive)
+                runs = functools.partial(self._runs, instance)
+                instance.used = self.use_disks(instance.plan, instance.boots_at_ns, alive, runs)
+            for disk in instance.used:
+                disk.go_on()
+
+    def _runs(self, instance: SimInstance) -> bool:
+        return instance.state == "running"
+
+    async def drain(self, uid: str, within_s: float) -> None:
+        """Wait until what a guest that stands still has written is answered. Raises TimeoutError.
+
+        One without disks has nothing under way.
+        """
+        for disk in self.get(uid).used:
+            if not disk.writing:
+                continue
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            disk.answered = functools.partial(_set, done)
+            async with asyncio.timeout(within_s):
+                await done
 
     def _is_left(self, instance: SimInstance) -> bool:
         return self.machine.alive and instance.state != "exited"
@@ -351,6 +376,11 @@ class GuestWorld:
                 self.daemon.call_soon(callback, uid)
 
 
+def _set(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)
+
+
 class SimHypervisor:
     """``ports.hypervisor.Hypervisor`` for one incarnation of the daemon."""
 
@@ -434,12 +464,18 @@ class SimHypervisor:
             raise BlixardError("MIGRATION_FAILED", f"{instance_uid} does not run")
         began_s = stopped_s = loop.time()
 
-        def stop() -> None:
+        async def stop() -> None:
             nonlocal stopped_s
             stopped_s = loop.time()
             if world.get(instance_uid) is not process or process.state != "running":
                 raise BlixardError("MIGRATION_FAILED", f"{instance_uid} does not run")
             world.stop(instance_uid)
+            try:
+                await world.drain(instance_uid, DRAIN_S)
+            except TimeoutError as error:
+                go_on()
+                text = f"{instance_uid}: its storage does not answer"
+                raise BlixardError("MIGRATION_FAILED", text) from error
 
         def go_on() -> None:
             if world.instances.get(instance_uid) is process and process.state == "paused":

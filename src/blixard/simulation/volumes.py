@@ -10,6 +10,7 @@ from blixard.ports.volumes import DiskAttachment, PoolHealth, PoolPlan, StoredVo
 from blixard.simulation.ceph import OBJECTS, Image, Piece, SimCeph
 from blixard.simulation.nap import Nap
 from blixard.simulation.process import Process
+from blixard.storage.fake.volumes import check_free
 
 if TYPE_CHECKING:
     from blixard.simulation.world import Host
@@ -95,8 +96,8 @@ class SimVolumes:
         await self._ask()
         self._pool(pool)
         image = self._ceph.images.get(volume_uid)
-        if image is not None and image.holder is not None:
-            raise BlixardError("VOLUME_IN_USE", f"{image.holder[0]} has {volume_uid} attached")
+        if image is not None and image.holders:
+            raise BlixardError("VOLUME_IN_USE", f"{sorted(image.holders)} have {volume_uid}")
         self._ceph.images.pop(volume_uid, None)
 
     async def list_volumes(self, pool: str) -> list[StoredVolume]:
@@ -107,36 +108,56 @@ class SimVolumes:
         return [StoredVolume(uid=image.uid, size_bytes=image.size_bytes) for image in images]
 
     async def attach(
-        self, pool: str, volume_uid: str, *, name: str, node_uid: str, epoch: int
+        self,
+        pool: str,
+        volume_uid: str,
+        *,
+        name: str,
+        node_uid: str,
+        epoch: int,
+        moves_from: str = "",
+        left: tuple[str, ...] = (),
     ) -> DiskAttachment:
         """Return the disk for a guest of this node epoch."""
         await self._ask()
         ceph, image = self._ceph, self._image(pool, volume_uid)
         if epoch < ceph.fenced.get(node_uid, 0):
             raise BlixardError("FENCED", f"epoch {epoch} of {node_uid} was fenced")
-        if image.holder is not None and image.holder[0] != node_uid:
-            raise BlixardError("VOLUME_IN_USE", f"{image.holder[0]} has {volume_uid} attached")
+        check_free(image.holders, node_uid, moves_from, left)
         ceph.shut_out(image, node_uid)
+        if not moves_from:
+            self._take_back(image, (*left, node_uid))
         user = f"blixard.{node_uid}.{epoch}"
         ceph.keys[user] = (node_uid, epoch)
-        image.holder = (node_uid, epoch)
+        image.holders[node_uid] = epoch
         ceph.stored.happened("volume attached")
         return DiskAttachment(
             name=name, size_bytes=image.size_bytes, kind="rbd", pool=pool, volume=volume_uid,
             image=volume_uid, user=user, conf="ceph.conf",
         )  # fmt: skip
 
-    async def detach(self, pool: str, volume_uid: str, *, node_uid: str, epoch: int) -> None:
+    async def detach(
+        self,
+        pool: str,
+        volume_uid: str,
+        *,
+        node_uid: str,
+        epoch: int,
+        left: tuple[str, ...] = (),
+    ) -> None:
         """Give it back."""
         await self._ask()
         self._pool(pool)
         image = self._ceph.images.get(volume_uid)
-        if image is None or image.holder is None:
-            return
-        if image.holder[0] == node_uid and image.holder[1] <= epoch:
-            self._ceph.shut_out(image, node_uid)
-            image.holder = None
+        if image is not None and image.holders.get(node_uid, epoch + 1) <= epoch:
+            self._take_back(image, (*left, node_uid))
             self._ceph.stored.happened("volume given back")
+
+    def _take_back(self, image: Image, nodes: tuple[str, ...]) -> None:
+        """Shut out what these nodes began; they have it no longer."""
+        for uid in nodes:
+            self._ceph.shut_out(image, uid)
+            image.holders.pop(uid, None)
 
     async def fence(self, node_uid: str, *, before_epoch: int) -> None:
         """Delete the node's older keys, shut its clients out, and take its volumes from it."""
@@ -149,8 +170,6 @@ class SimVolumes:
             if key[0] != node_uid or key[1] >= before_epoch
         }
         for image in ceph.images.values():
-            holder, epoch = image.holder or ("", 0)
-            if holder == node_uid and epoch < before_epoch:
-                ceph.shut_out(image, node_uid)
-                image.holder = None
+            if image.holders.get(node_uid, before_epoch) < before_epoch:
+                self._take_back(image, (node_uid,))
         ceph.stored.happened("node fenced")

@@ -95,13 +95,20 @@ class Host:
         self.builder = SimGuestBuilder()
         self.up = True
 
-    def _use_disks(self, plan: LaunchPlan, at_ns: int, alive: Callable[[], bool]) -> None:
+    def _use_disks(
+        self, plan: LaunchPlan, at_ns: int, alive: Callable[[], bool], runs: Callable[[], bool]
+    ) -> list[GuestDisk]:
         """A guest with volumes begins to run."""
+        used = []
         draw = self.world.streams.get(f"writes/{plan.instance_uid}/{plan.run}/{self.number}")
         for disk in plan.disks:
             if disk.kind == "rbd":
-                used = GuestDisk(self.world.ceph, self, plan, disk, alive=alive, generator=draw)
-                used.begin(at_ns)
+                made = GuestDisk(
+                    self.world.ceph, self, plan, disk, alive=alive, runs=runs, generator=draw
+                )
+                made.begin(at_ns)
+                used.append(made)
+        return used
 
     def renew(self) -> None:
         """Become a new node with an empty disk; the daemon is gone."""

@@ -15,8 +15,12 @@ class Disks:
         self._backends = backends
         self._node_uid = node_uid
 
-    async def attach(self, spec: InstanceSpec, epoch: int) -> tuple[DiskAttachment, ...]:
+    async def attach(
+        self, spec: InstanceSpec, epoch: int, *, moves_from: str = ""
+    ) -> tuple[DiskAttachment, ...]:
         """Return the disks of an instance, in the order of its volumes.
+
+        *moves_from*: the uid of the node where it runs, if its memory is to come from there.
 
         Raises:
             BlixardError: as the backend does; what was attached before stays so.
@@ -35,15 +39,29 @@ class Disks:
                     name=volume.name,
                     node_uid=self._node_uid,
                     epoch=epoch,
+                    moves_from=moves_from,
+                    left=() if moves_from else spec.left_nodes,
                 )
             )
         return tuple(disks)
 
     async def detach(self, spec: InstanceSpec, epoch: int) -> None:
-        """Give all volumes of an instance back that this node has. Raises BlixardError."""
+        """Give all volumes of an instance that has ended here back. Raises BlixardError."""
         for volume in spec.disks:
             backend = backend_for(self._backends, volume.backend)
-            await backend.detach(volume.pool, volume.uid, node_uid=self._node_uid, epoch=epoch)
+            await backend.detach(
+                volume.pool,
+                volume.uid,
+                node_uid=self._node_uid,
+                epoch=epoch,
+                left=spec.left_nodes,
+            )
+
+    async def leave(self, disks: tuple[DiskAttachment, ...], epoch: int) -> None:
+        """Give back what a guest of here used that lives on elsewhere. Raises BlixardError."""
+        for disk in disks:
+            backend = backend_for(self._backends, "local" if disk.kind == "file" else "ceph")
+            await backend.detach(disk.pool, disk.volume, node_uid=self._node_uid, epoch=epoch)
 
 
 def _local_pool(volume: InstanceVolume) -> PoolPlan:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from blixard.cluster.kind import StateView
-from blixard.cluster.moves import move_of
+from blixard.cluster.moves import local_volume, move_of
 from blixard.cluster.resources import Resource
 from blixard.vms.moves import MIGRATION, MigrationSpec, active
 
@@ -61,10 +61,10 @@ def instance_problems(instance: Resource) -> list[str]:
     """Return what speaks against moving this instance anywhere."""
     spec, name = instance.spec, instance.metadata.name
     found = []
-    if spec.get("persistent"):
+    if spec.get("persistent") and not local_volume(spec):
         found.append(f"the data of {name} exists only on {spec.get('nodeName')} (persistent)")
-    elif spec.get("volumes"):
-        found.append(f"{name} has volumes, which cannot change nodes yet while it runs")
+    if bound := local_volume(spec):
+        found.append(f"the data of {name} is on {spec.get('nodeName')}: volume {bound}")
     phase = instance.status.get("phase", "Pending")
     if not spec.get("node"):
         found.append(f"{name} is on no node")

@@ -20,6 +20,7 @@ from blixard.vms.places import request_of
 from blixard.vms.rooms import Rooms
 from blixard.vms.spec import InstanceSpec, VMSpec
 
+LEFT_MAX = 64
 MOVES_MAX = 8  # migrations that are begun in one pass; the others wait for the next
 CHANGED = "the instance was changed, ended or placed elsewhere meanwhile"
 LOST = "its memory was lost: it starts anew on {}"
@@ -180,7 +181,16 @@ class MigrationPlanner:
 def roll_back(instance: Resource) -> tuple[Operation, ...]:
     """Return what makes a switch impossible from now on."""
     spec = msgspec.convert(instance.spec, InstanceSpec)
-    return (_put(instance, msgspec.structs.replace(spec, migration=msgspec.UNSET)),)
+    left = _left(spec, spec.migration.target, but=spec.node) if spec.migration else spec.left
+    return (_put(instance, msgspec.structs.replace(spec, migration=msgspec.UNSET, left=left)),)
+
+
+def _left(spec: InstanceSpec, node: str, *, but: str) -> tuple[str, ...] | msgspec.UnsetType:
+    """Return who may not have given the volumes back: with *node*, without the one that has it."""
+    if not any(volume.backend != "local" for volume in spec.disks):
+        return spec.left
+    kept = tuple(uid for uid in spec.left_nodes if uid not in (node, but))
+    return (*kept, node)[-LEFT_MAX:]
 
 
 def answer(
@@ -234,6 +244,7 @@ def switch(instance: Resource, migration: Resource, epoch: int) -> tuple[Operati
         run=move.run,
         placement=f"moved from {spec.node_name} by {move.name}",
         migration=msgspec.UNSET,
+        left=_left(spec, spec.node, but=move.target),
     )
     return (
         msgspec.structs.replace(paused, node_uid=spec.node, node_epoch=epoch, run=spec.run),

@@ -300,9 +300,10 @@ class Mover:
             return
         worker._tools.env.log("info", "incoming_dropped", uid=worker.uid, why=step.why)
         await hypervisor.kill(worker.uid)
-        await hypervisor.forget(worker.uid)
         tried = self.moving.tried
         self.moving = Moving(tried=tried, failure=self.moving.failure or step.why)
+        await worker._leave()
+        await hypervisor.forget(worker.uid)
 
     def _move(self) -> Move:
         assignment = self._worker.assignment

@@ -189,7 +189,8 @@ class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     ``fenced``: the guard kills it when the node's lease ends, surely: the cluster may count on it.
     ``guard`` is what the guard is to do (empty: as ``fenced`` says), ``guard_seq`` is raised by
     each change of that (guarding.py). ``migration`` stands there as long as the instance may still
-    be moved while it runs (moves.py). Memory in MiB.
+    be moved while it runs (moves.py). ``left``: nodes that it was moved away from, or was not moved
+    to after all: none of them writes to its volumes. Memory in MiB.
     """
 
     vm: str
@@ -216,11 +217,17 @@ class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     restart_generation: int = 0
     migration: Move | msgspec.UnsetType = msgspec.UNSET
     volumes: tuple[InstanceVolume, ...] | msgspec.UnsetType = msgspec.UNSET
+    left: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def disks(self) -> tuple[InstanceVolume, ...]:
         """The volumes that it is bound to; its document says nothing of them if it has none."""
         return self.volumes or ()
+
+    @property
+    def left_nodes(self) -> tuple[str, ...]:
+        """The nodes that may not have given its volumes back."""
+        return self.left or ()
 
 
 class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

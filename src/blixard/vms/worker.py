@@ -13,6 +13,7 @@ from blixard.ports.environment import Environment
 from blixard.ports.guests import GuestBuilder, GuestRecipe
 from blixard.ports.hypervisor import Hypervisor, HypervisorInstance, LaunchPlan
 from blixard.ports.network import NetworkBackend
+from blixard.ports.volumes import DiskAttachment
 from blixard.vms.disks import Disks
 from blixard.vms.guarding import mode_of
 from blixard.vms.mover import Mover
@@ -94,6 +95,7 @@ class Worker:
         self._guarded: tuple[Literal["", "keep", "fence"], int] = ("", 0)
         self.mover = Mover(self)
         self._holds = True  # its volumes, for all that is known
+        self._used: tuple[DiskAttachment, ...] = ()  # by the last process that was seen here
 
     def assign(self, assignment: Assignment | None) -> None:
         """Give the newest assignment; None: the instance is no longer ours."""
@@ -131,6 +133,7 @@ class Worker:
 
     async def _step(self) -> Step:
         process = await self._process()
+        self._used = process.plan.disks if process is not None else self._used
         if process is None and self._status.phase in _WITH_PROCESS:
             self._go("exited")  # the guard is gone, and what it held with it
         self._note_guard(process)
@@ -309,7 +312,9 @@ class Worker:
             gateway, prefix, mtu = self._tools.network_of(spec.network)
             tap = await self._tools.network.ensure_tap(spec.network, self.uid)
         self._holds = True
-        disks = await self._tools.disks.attach(spec, epoch)
+        source = spec.node if assignment.incoming else ""
+        disks = await self._tools.disks.attach(spec, epoch, moves_from=source)
+        self._used = disks
         return LaunchPlan(
             instance_uid=self.uid,
             name=assignment.name,
@@ -401,6 +406,8 @@ class Worker:
             await self._tools.hypervisor.kill(self.uid)
         else:
             await self._tools.hypervisor.shutdown(self.uid, grace_s=STOP_GRACE_S)
+        if self.assignment is None:
+            await self._leave()  # while a daemon that starts now still finds what is to be left
         await self._tools.hypervisor.forget(self.uid)
         self.history = History(restarts=self.history.restarts)
         self._go("exited")
@@ -426,10 +433,23 @@ class Worker:
             await self._tools.disks.detach(self._last.spec, self._tools.authority.epoch)
         self._holds = False
 
+    async def _leave(self) -> None:
+        """It is another node's, or nobody's: those who have its volumes meanwhile keep them.
+
+        What a daemon has not seen itself it takes from the process that it found.
+        """
+        tools, epoch = self._tools, self._tools.authority.epoch
+        if self._holds and self._last is not None and self._last.spec.disks:
+            alone = msgspec.structs.replace(self._last.spec, left=msgspec.UNSET)
+            await tools.disks.detach(alone, epoch)
+        elif self._holds and self._used:
+            await tools.disks.leave(self._used, epoch)
+        self._holds = False
+
     async def _retire(self, process: HypervisorInstance | None) -> None:
+        await self._leave()
         if process is not None:
             await self._tools.hypervisor.forget(self.uid)
-        await self._give_back()
         await self._tools.network.release_tap(self.uid)
         self.ended = self.assignment is None  # it may have come back meanwhile
 

@@ -152,7 +152,7 @@ def test_waiting_write_of_a_dead_guest_is_dropped(alive):
 def test_write_of_an_older_client_is_noticed():
     lab = Lab()
     old = lab.opened(1)
-    lab.ceph.images[VOLUME].holder = None
+    lab.ceph.images[VOLUME].holders.clear()
     lab.opened(2)
     lab.write(old, 5)
     lab.run(1)

@@ -36,7 +36,7 @@ def test_guest_starts_with_its_volumes():
     outside = play(become_ready)
     (process,) = asyncio.run(outside.hypervisor.instances())
     assert [(d.name, d.volume) for d in process.plan.disks] == [("data", "v")]
-    assert outside.volumes.volumes["v"].holder == ("n", 1)
+    assert outside.volumes.volumes["v"].holders == {"n": 1}
     assert outside.phases[-1] == "Running"
 
 
@@ -52,7 +52,7 @@ def test_volumes_are_given_back_before_it_is_called_stopped():
 
     outside = play(scenario)
     assert outside.phases[-1] == "Stopped"
-    assert outside.volumes.volumes["v"].holder is None
+    assert outside.volumes.volumes["v"].holders == {}
 
 
 async def refused(*_words, **_named):

@@ -83,14 +83,14 @@ def test_all_problems_are_told_at_once():
     assert "does not exist" in moves.wish(instance="none", targetNode="node77").message
 
 
-def test_an_instance_with_volumes_stays(moves):
+def test_an_instance_with_local_volumes_stays(moves):
     moves.begin()
-    with_move = {**moves.web.spec, "volumes": [{"name": "data"}]}
+    with_move = {**moves.web.spec, "volumes": [{"name": "data", "backend": "local"}]}
     without = {key: value for key, value in with_move.items() if key != "migration"}
     old, new = (msgspec.structs.replace(moves.web, spec=spec) for spec in (without, with_move))
-    assert "volumes" in move_problem(moves.store, old, new)
+    assert "without data on its node" in move_problem(moves.store, old, new)
     assert not move_problem(moves.store, old, old)
-    assert instance_problems(old) == ["web-1 has volumes, which have one writer at a time"]
+    assert instance_problems(old) == [f"the data of web-1 is on {moves.home}: volume data"]
 
 
 def test_one_migration_of_an_instance_at_a_time(moves):

@@ -19,6 +19,8 @@ _KEPT_MAX = 64
 # Each is followed by a word that may differ: a booted guest reads its kernel's arguments no more.
 _OWN = ("-name", "-append", "-incoming")
 _DESCRIPTOR = re.compile(r"/proc/self/fd/[0-9]+|\bfd=[0-9]+")
+# The node epoch's own user in Ceph: what is opened is the same image.
+_USER = re.compile(r'"user": "[^"]*"')
 _FILE = re.compile(r"/proc/self/fd/([0-9]+)")
 _FILES = {"-kernel": "kernel", "-initrd": "initrd", "-drive": "root"}
 
@@ -38,12 +40,12 @@ class Likeness(msgspec.Struct, frozen=True):
 
 
 def machine_of(argv: list[str]) -> tuple[str, ...]:
-    """Return the arguments that make the machine; numbers of descriptors are left out."""
+    """Return the arguments that make the machine; numbers of descriptors and users are left out."""
     words: list[str] = []
     skipped = False
     for word in argv:
         if not skipped and word not in _OWN:
-            words.append(_DESCRIPTOR.sub("DESCRIPTOR", word))
+            words.append(_USER.sub('"user": "USER"', _DESCRIPTOR.sub("DESCRIPTOR", word)))
         skipped = word in _OWN
     return tuple(words)
 

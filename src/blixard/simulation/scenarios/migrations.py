@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Literal
 
 from blixard.simulation.author import ClusterSimulation
 from blixard.simulation.scenarios.guests import check, instances, settle, state
@@ -17,10 +18,13 @@ _TROUBLES = ("crash", "kill", "pause", "freeze", "partition", "one_way", "cut")
 _STAGES = ("Pending", "Preparing", "Copying", "Switching")
 
 
-def _cluster(stage: Stage, *names: str, replicas: int = 1, keep: bool = False) -> ClusterSimulation:
+def _cluster(
+    stage: Stage, *names: str, replicas: int = 1, keep: bool = False, pool: str | None = None
+) -> ClusterSimulation:
     simulation = ClusterSimulation(stage)
     for name in names or ("app",):
-        simulation.create_vm_stack(name, replicas=replicas, on_partition="keep" if keep else None)
+        guard: Literal["keep"] | None = "keep" if keep else None
+        simulation.create_vm_stack(name, replicas=replicas, on_partition=guard, pool=pool)
     return simulation
 
 
@@ -81,9 +85,9 @@ def _trouble(stage: Stage, hosts: dict[str, Host]) -> str:
     return f"{kind} {who}"
 
 
-def interrupted(stage: Stage) -> None:
+def interrupted(stage: Stage, *, pool: str | None = None) -> None:
     """A host is lost, stops or is cut off at any moment of a move: the guest comes back."""
-    simulation = _cluster(stage, "app", "db")
+    simulation = _cluster(stage, "app", "db", pool=pool)
     moves = simulation.moves
     for _ in range(_ROUNDS):
         settle(stage, 90)

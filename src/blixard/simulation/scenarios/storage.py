@@ -6,6 +6,7 @@ import functools
 import random
 
 from blixard.base.errors import BlixardError
+from blixard.simulation.author import ClusterSimulation
 from blixard.simulation.scenarios.guests import (
     check,
     guests,
@@ -17,6 +18,8 @@ from blixard.simulation.scenarios.guests import (
     unplaceable,
     where,
 )
+from blixard.simulation.scenarios.migrations import interrupted
+from blixard.simulation.scenarios.moving import Moves
 from blixard.simulation.scenarios.shell import Shell, serve
 from blixard.simulation.scenarios.stage import Scenario, Stage
 from blixard.simulation.scenarios.volumes import (
@@ -231,6 +234,99 @@ def _trouble(stage: Stage, host: Host) -> None:
     stage.happened("storage in trouble")
 
 
+def _only_at(stage: Stage, simulation: ClusterSimulation, instance: str) -> bool:
+    """Tell whether nobody but the node of an instance has its volume."""
+    (image,) = [i for uid, i in ceph(stage).images.items() if _name(stage, uid) == instance]
+    return list(image.holders) == [simulation.moves.home(instance).uid]
+
+
+def _name(stage: Stage, volume_uid: str) -> str:
+    volume = state(stage).by_uid(volume_uid)
+    return str(volume.status.get("instanceName")) if volume is not None else ""
+
+
+def _moving(stage: Stage) -> ClusterSimulation:
+    simulation = ClusterSimulation(stage)
+    simulation.create_vm_stack("db", on_partition="fence", pool=_POOL)
+    _writes(stage, 4)
+    return simulation
+
+
+def moved(stage: Stage) -> None:
+    """A guest that writes moves on and on, and some moves come to nothing; only its node has it.
+
+    What it wrote before is read after. Nothing arrives from where it was, also if its daemon dies
+    right after the switch; a node that waited in vain gives the volume back.
+    """
+    simulation = _moving(stage)
+    moves = simulation.moves
+    for trouble in ("", "cut", "", "source dies", "cut"):
+        source = moves.home("db-1")
+        target = stage.draw.choice(stage.others(source))
+        birth = moves.birth("db-1")
+        name = moves.begin("db-1", target, live=stage.draw.choice((True, False)), deadline_s=30)
+        if trouble == "cut":
+            moves.reach(name, "Copying", "Switching")
+            stage.world.network.block(source.uid, target.uid)
+        elif trouble:
+            moves.at("all of it is there", functools.partial(_has_all, moves, target))
+            source.kill_daemon()
+            stage.run_for(4)  # what stands still there is still there
+        phase = moves.finish(name)
+        stage.world.network.unblock(source.uid, target.uid)
+        if trouble == "source dies":
+            stage.back(source)
+        stage.happened(f"move with a volume {phase}")
+        settle(stage)
+        if phase == "Succeeded" or not moves.status(name).get("switched"):
+            same = moves.birth("db-1") == birth
+            stage.expect(same, f"db-1 booted anew: {moves.status(name)}", "migration")
+        stage.until(20, lambda: _only_at(stage, simulation, "db-1"), "only its node has the volume")
+        _writes(stage, 4)
+        check_storage(stage)
+    check(stage)
+    simulation.shell.good("vm", "stop", "db")
+    stage.until(20, lambda: not _held(stage), "who stopped has given the volume back")
+    simulation.shell.good("vm", "start", "db", "--detach")
+    settle(stage)
+    _writes(stage, 4)
+
+
+def _has_all(moves: Moves, host: Host) -> bool:
+    return any(there is host and process.boots_at_ns for there, process in moves.processes("db-1"))
+
+
+def _held(stage: Stage) -> list[str]:
+    return [uid for image in ceph(stage).images.values() for uid in image.holders]
+
+
+def moved_while_it_hangs(stage: Stage) -> None:
+    """A write has no answer when a guest is to leave: the guest stays, and goes on when it has."""
+    simulation = _moving(stage)
+    moves = simulation.moves
+    source = moves.home("db-1")
+    birth = moves.birth("db-1")
+    ceph(stage).held_until_ns[source.number] = stage.now_ns + _HELD_S * 1_000_000_000
+    stage.run_for(3)
+    name = moves.begin("db-1", stage.draw.choice(stage.others(source)), live=True)
+    phase = moves.finish(name)
+    reason = moves.status(name)["reason"]
+    stage.expect("storage" in reason, f"{name} is {phase}: {reason}", "migration")
+    stage.run_for(_HELD_S)
+    settle(stage)
+    stage.expect(moves.birth("db-1") == birth, "db-1 booted anew", "migration")
+    stage.expect(moves.home("db-1") is source, "db-1 is elsewhere", "migration")
+    _writes(stage, 4)
+    stage.until(20, lambda: _only_at(stage, simulation, "db-1"), "only its node has the volume")
+    check_storage(stage)
+
+
+def moved_and_interrupted(stage: Stage) -> None:
+    """Source, target or leader are lost or cut off at any moment of a move: nothing is lost."""
+    interrupted(stage, pool=_POOL)
+    check_storage(stage)
+
+
 SCENARIOS = (
     Scenario(
         name="storage/fenced-writer", rows=("STO-09", "SIM-36"), act=fenced_writer, prepare=serve,
@@ -257,6 +353,21 @@ SCENARIOS = (
         name="storage/operations", rows=("SIM-33", "SIM-36", "STO-37"), act=operations,
         prepare=serve, node=True, clients=1, happens=("storage checked after an operation",),
         incident="an orchestrator that left volumes behind, and attached others twice",
+    ),
+    Scenario(
+        name="storage/moved", rows=("SIM-31", "SIM-36"), act=moved, prepare=serve, nodes=5,
+        node=True, clients=1, happens=("move with a volume Succeeded", "guest moved"),
+        incident="two hosts that wrote into one image while a guest went from one to the other",
+    ),
+    Scenario(
+        name="storage/moved-while-it-hangs", rows=("SIM-44",), act=moved_while_it_hangs,
+        prepare=serve, node=True, clients=1, happens=("write held back", "migration failed"),
+        incident="a write that was under way when its guest left, and arrived after it",
+    ),
+    Scenario(
+        name="storage/move-interrupted", rows=("SIM-44", "SIM-42"), act=moved_and_interrupted,
+        prepare=serve, nodes=5, node=True, clients=1, happens=("volume given back",),
+        incident="a volume that no host could attach after a migration that failed",
     ),
     Scenario(
         name="storage/chaos", rows=("SIM-42",), act=chaos, prepare=serve, node=True, clients=3,

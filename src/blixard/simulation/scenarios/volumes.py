@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from blixard.cluster.store import Store
-from blixard.simulation.ceph import SimCeph
+from blixard.simulation.ceph import Image, SimCeph
 from blixard.simulation.scenarios.guests import state, store_of
 from blixard.simulation.scenarios.shell import Shell
 from blixard.simulation.scenarios.stage import Stage
@@ -80,6 +80,18 @@ def homeless(store: Store) -> list[str]:
     ]
 
 
+def held_elsewhere(store: Store, images: dict[str, Image]) -> list[str]:
+    """Return the volumes that a node has which is neither their instance's nor known to be late."""
+    found = []
+    for uid, image in sorted(images.items()):
+        instance = store.by_uid(bound_to(store.by_uid(uid)))
+        spec = instance.spec if instance is not None else {}
+        coming = (spec.get("migration") or {}).get("target")
+        known = {spec.get("node"), coming, *spec.get("left", ())}
+        found += [f"{node} has {uid}" for node in sorted(image.holders) if node not in known]
+    return found
+
+
 def stored_well(stage: Stage) -> list[str]:
     """Return what is not as it should be: copies, volumes that nobody declares or that lack."""
     leaders = stage.leaders()
@@ -89,6 +101,7 @@ def stored_well(stage: Stage) -> list[str]:
     return [
         *ceph(stage).unbalanced(),
         *(f"{uid} is declared by nobody" for uid in orphans(stage)),
+        *held_elsewhere(store, ceph(stage).images),
         *(f"{name} is not made or not gone" for name in unmade(store)),
         *(f"{name} should have gone" for name in homeless(store)),
     ]

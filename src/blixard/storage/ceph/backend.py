@@ -238,7 +238,15 @@ class CephVolumes:
     # -- use --
 
     async def attach(
-        self, pool: str, volume_uid: str, *, name: str, node_uid: str, epoch: int
+        self,
+        pool: str,
+        volume_uid: str,
+        *,
+        name: str,
+        node_uid: str,
+        epoch: int,
+        moves_from: str = "",
+        left: tuple[str, ...] = (),
     ) -> DiskAttachment:
         """Return the disk for a guest of this node epoch, under the epoch's own user."""
         me = codecs.Holder(volume_uid, node_uid, epoch)
@@ -247,7 +255,7 @@ class CephVolumes:
             user = node_user(node_uid, epoch)
             key_file, conf = await self._credential(user)
             try:
-                await self._fencing.take(pool, me)
+                await self._fencing.take(pool, me, moves_from=moves_from, left=left)
             except BlixardError as error:
                 if error.code == "FENCED":
                     os.unlink(key_file)
@@ -286,10 +294,19 @@ class CephVolumes:
             if mine is not None and older(f"client.{name.removesuffix('.key')}", *mine):
                 os.unlink(os.path.join(self._place, name))
 
-    async def detach(self, pool: str, volume_uid: str, *, node_uid: str, epoch: int) -> None:
+    async def detach(
+        self,
+        pool: str,
+        volume_uid: str,
+        *,
+        node_uid: str,
+        epoch: int,
+        left: tuple[str, ...] = (),
+    ) -> None:
         """Give it back; what a process that was killed left behind is shut out."""
         async with _translated(pool=pool, volume=volume_uid):
-            await self._fencing.give_back(pool, codecs.Holder(volume_uid, node_uid, epoch))
+            me = codecs.Holder(volume_uid, node_uid, epoch)
+            await self._fencing.give_back(pool, me, left)
 
     async def fence(self, node_uid: str, *, before_epoch: int) -> None:
         """Return once nothing that *node_uid* began before *before_epoch* can write any more."""

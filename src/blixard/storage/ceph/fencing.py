@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 from blixard.base.errors import BlixardError
 from blixard.storage.ceph import codecs
-from blixard.storage.ceph.caps import older
+from blixard.storage.ceph.caps import node_user, older
 from blixard.storage.ceph.codecs import Holder
 from blixard.storage.ceph.commands import ENOENT, CephCommands
 from blixard.storage.ceph.link import CephFailed
@@ -59,32 +59,48 @@ class Fencing:
                 raise
             return []
 
-    async def take(self, pool: str, me: Holder) -> None:
-        """Become the only holder. Raises BlixardError VOLUME_IN_USE, FENCED.
+    async def take(
+        self, pool: str, me: Holder, *, moves_from: str = "", left: tuple[str, ...] = ()
+    ) -> None:
+        """Become the only holder, or one beside *moves_from*; *left* have it no longer.
 
         The name is written before the others are read: of two at once, each sees the other. The
         user was made before the fences are read: a fence that is not seen here sees the user.
+
+        Raises:
+            BlixardError: VOLUME_IN_USE, FENCED.
         """
         await self._commands.rados(pool, "setomapval", HOLDERS, me.text, "")
         found, fences = await asyncio.gather(self.holders(pool), self._fences())
         others = [h for h in found if h.volume_uid == me.volume_uid and h != me]
-        refusal = judge(me, others, fences)
+        refusal = judge(me, [h for h in others if h.node_uid not in (moves_from, *left)], fences)
+        if moves_from and refusal is None and moves_from not in [h.node_uid for h in others]:
+            refusal = BlixardError("VOLUME_IN_USE", f"{moves_from} does not have it any more")
         if refusal is not None:
             await self._drop(pool, me)
             if refusal.code == "FENCED":
                 await self._delete_users(me.node_uid, fences.get(me.node_uid, 0))
             raise refusal
-        if not await self._evict([(pool, me.volume_uid)]) and others:
+        if moves_from:
+            return  # the guest writes there; what was here before has given it back
+        if not await self._evict([(pool, me.volume_uid)], spared=[]) and others:
             await self._barrier()
         await asyncio.gather(*(self._drop(pool, other) for other in others))
 
-    async def give_back(self, pool: str, me: Holder) -> None:
-        """Hold it no longer; nothing of ours arrives afterwards."""
-        if me not in await self.holders(pool):
+    async def give_back(self, pool: str, me: Holder, left: tuple[str, ...] = ()) -> None:
+        """Hold it no longer, nor do *left*; nothing of ours arrives afterwards.
+
+        Another holder, to whom our guest moved or with whom it stayed, keeps its connections.
+        """
+        found = [h for h in await self.holders(pool) if h.volume_uid == me.volume_uid]
+        mine = [h for h in found if h.node_uid == me.node_uid and h.epoch <= me.epoch]
+        if not mine:
             return
-        if not await self._evict([(pool, me.volume_uid)]):
+        mine += [h for h in found if h.node_uid in left and h.node_uid != me.node_uid]
+        others = [h for h in found if h not in mine]
+        if not await self._evict([(pool, me.volume_uid)], spared=others):
             await self._barrier()
-        await self._drop(pool, me)
+        await asyncio.gather(*(self._drop(pool, holder) for holder in mine))
 
     async def _drop(self, pool: str, holder: Holder) -> None:
         await self._commands.rados(pool, "rmomapkey", HOLDERS, holder.text)
@@ -105,7 +121,11 @@ class Fencing:
             if holder.node_uid == node_uid and holder.epoch < before_epoch
         ]
         images = [(pool, holder.volume_uid) for pool, holder in held]
-        shut_out = await self._evict(images, lambda entity: older(entity, node_uid, before_epoch))
+        uids, gone = {uid for _, uid in images}, {holder for _, holder in held}
+        others = [h for table in tables for h in table if h.volume_uid in uids and h not in gone]
+        shut_out = await self._evict(
+            images, lambda entity: older(entity, node_uid, before_epoch), spared=others
+        )
         if not shut_out:
             # An earlier try may have been cut short between the blocklist and here.
             await self._barrier()
@@ -122,21 +142,31 @@ class Fencing:
     # -- shutting out --
 
     async def _evict(
-        self, images: list[Image], of_user: Callable[[str], bool] | None = None
+        self,
+        images: list[Image],
+        of_user: Callable[[str], bool] | None = None,
+        *,
+        spared: list[Holder],
     ) -> bool:
         """Blocklist whoever has the images open or locked, or is signed in as such a user.
 
         One who signed in before its user was deleted may open an image between two looks: looked
         at until there is nobody new. The locks go last: until then a repetition finds them. Return
         whether there was anybody; then every OSD knows.
+
+        *spared* may have the images open as well: an address at which one of their users is signed
+        in is left alone. Monitors are asked after the images: who has one open has signed in.
         """
-        monitors = await self._monitors() if of_user is not None else []
+        users = {f"client.{node_user(h.node_uid, h.epoch)}" for h in spared}
+        monitors = await self._monitors() if of_user is not None or users else []
         done: set[str] = set()
         for _ in range(ROUNDS_MAX):
             (addresses, locks), signed_in = await asyncio.gather(
                 self._look(images), self._signed_in(monitors, of_user)
             )
-            new = (addresses | signed_in) - done
+            safe = await self._signed_in(monitors, users.__contains__) if users else set()
+            locks = [(image, lock) for image, lock in locks if lock.address not in safe]
+            new = (addresses | signed_in) - done - safe
             if not new:
                 break
             await asyncio.gather(*map(self._blocklist, sorted(new)))

@@ -9,11 +9,11 @@ from blixard.ports.volumes import DiskAttachment, PoolHealth, PoolPlan, StoredVo
 
 
 class FakeVolume(msgspec.Struct):
-    """One volume; ``holder`` is a node uid with its epoch."""
+    """One volume; ``holders``: epochs by node uid, two while a guest moves with it."""
 
     pool: str
     size_bytes: int
-    holder: tuple[str, int] | None = None
+    holders: dict[str, int] = {}
 
 
 class FakeVolumes:
@@ -72,8 +72,8 @@ class FakeVolumes:
         """Remove the volume."""
         self._check()
         volume = self.volumes.get(volume_uid)
-        if volume is not None and volume.pool == pool and volume.holder is not None:
-            raise BlixardError("VOLUME_IN_USE", f"{volume.holder[0]} has it attached")
+        if volume is not None and volume.pool == pool and volume.holders:
+            raise BlixardError("VOLUME_IN_USE", f"{sorted(volume.holders)} have it attached")
         self.volumes.pop(volume_uid, None)
 
     async def list_volumes(self, pool: str) -> list[StoredVolume]:
@@ -83,15 +83,24 @@ class FakeVolumes:
         return [StoredVolume(uid=uid, size_bytes=self.volumes[uid].size_bytes) for uid in found]
 
     async def attach(
-        self, pool: str, volume_uid: str, *, name: str, node_uid: str, epoch: int
+        self,
+        pool: str,
+        volume_uid: str,
+        *,
+        name: str,
+        node_uid: str,
+        epoch: int,
+        moves_from: str = "",
+        left: tuple[str, ...] = (),
     ) -> DiskAttachment:
         """Return the disk for a guest of this node epoch."""
         volume = self._volume(pool, volume_uid)
         if epoch < self.fenced.get(node_uid, 0):
             raise BlixardError("FENCED", f"epoch {epoch} of {node_uid} was fenced")
-        if volume.holder is not None and volume.holder[0] != node_uid:
-            raise BlixardError("VOLUME_IN_USE", f"{volume.holder[0]} has it attached")
-        volume.holder = (node_uid, epoch)
+        check_free(volume.holders, node_uid, moves_from, left)
+        if not moves_from:
+            volume.holders.clear()
+        volume.holders[node_uid] = epoch
         return DiskAttachment(
             name=name,
             size_bytes=volume.size_bytes,
@@ -101,18 +110,38 @@ class FakeVolumes:
             path=f"volumes/{pool}/{volume_uid}",
         )
 
-    async def detach(self, pool: str, volume_uid: str, *, node_uid: str, epoch: int) -> None:
+    async def detach(
+        self,
+        pool: str,
+        volume_uid: str,
+        *,
+        node_uid: str,
+        epoch: int,
+        left: tuple[str, ...] = (),
+    ) -> None:
         """Give it back; absent, or another node's, is fine."""
         self._check()
         volume = self.volumes.get(volume_uid)
-        held = volume is not None and volume.pool == pool and volume.holder
-        if volume is not None and held and held[0] == node_uid and held[1] <= epoch:
-            volume.holder = None
+        if volume is None or volume.pool != pool or volume.holders.get(node_uid, epoch + 1) > epoch:
+            return
+        for uid in (node_uid, *left):
+            volume.holders.pop(uid, None)
 
     async def fence(self, node_uid: str, *, before_epoch: int) -> None:
         """Take from the node what earlier epochs of it have."""
         self._check()
         self.fenced[node_uid] = max(before_epoch, self.fenced.get(node_uid, 0))
         for volume in self.volumes.values():
-            if volume.holder is not None and volume.holder[0] == node_uid:
-                volume.holder = volume.holder if volume.holder[1] >= before_epoch else None
+            if volume.holders.get(node_uid, before_epoch) < before_epoch:
+                del volume.holders[node_uid]
+
+
+def check_free(
+    holders: dict[str, int], node_uid: str, moves_from: str, left: tuple[str, ...]
+) -> None:
+    """Raise BlixardError VOLUME_IN_USE, unless a node may attach what these nodes have."""
+    others = sorted(set(holders) - {node_uid, moves_from, *left})
+    if others:
+        raise BlixardError("VOLUME_IN_USE", f"{others[0]} has it attached")
+    if moves_from and moves_from not in holders:
+        raise BlixardError("VOLUME_IN_USE", f"{moves_from} does not have it any more")

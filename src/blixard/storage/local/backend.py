@@ -160,9 +160,19 @@ class LocalVolumes:
     # -- use --
 
     async def attach(
-        self, pool: str, volume_uid: str, *, name: str, node_uid: str, epoch: int
+        self,
+        pool: str,
+        volume_uid: str,
+        *,
+        name: str,
+        node_uid: str,
+        epoch: int,
+        moves_from: str = "",
+        left: tuple[str, ...] = (),
     ) -> DiskAttachment:
         """Return the disk: its file is locked when the hypervisor starts."""
+        if moves_from:
+            raise BlixardError("INVALID", f"{volume_uid} is a file of {moves_from}: it stays there")
         size_bytes = await _done(lambda: self._size(pool, volume_uid))
         return DiskAttachment(
             name=name,
@@ -173,7 +183,15 @@ class LocalVolumes:
             path=str(self._file(pool, volume_uid)),
         )
 
-    async def detach(self, pool: str, volume_uid: str, *, node_uid: str, epoch: int) -> None:
+    async def detach(
+        self,
+        pool: str,
+        volume_uid: str,
+        *,
+        node_uid: str,
+        epoch: int,
+        left: tuple[str, ...] = (),
+    ) -> None:
         """Nothing to do: the lock ended with the process."""
 
     async def fence(self, node_uid: str, *, before_epoch: int) -> None:
