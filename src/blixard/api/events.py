@@ -91,29 +91,60 @@ def _wanted(call: Call, place: Place) -> Wants:
     return wants
 
 
+class Pulse:
+    """When a quiet watch asks again whether it may go on, and when it says that it is here.
+
+    Moments, not what has passed since the last one: the difference of two moments can be rounded
+    to less than what was added, and a watch that waits for such a moment would find that nothing
+    is due, and wait for a moment that is past, again and again.
+    """
+
+    def __init__(self, now_s: float) -> None:
+        self._check_s = now_s + RECHECK_S
+        self._beat_s = now_s + HEARTBEAT_S
+
+    @property
+    def next_s(self) -> float:
+        """The moment at which one of the two is due."""
+        return min(self._check_s, self._beat_s)
+
+    def checks(self, now_s: float) -> bool:
+        """Tell whether to ask; the next time is then counted from now."""
+        due = now_s >= self._check_s
+        if due:
+            self._check_s = now_s + RECHECK_S
+        return due
+
+    def beats(self, now_s: float) -> bool:
+        """Tell whether to say so."""
+        return now_s >= self._beat_s
+
+    def sent(self, now_s: float) -> None:
+        """Count the next heartbeat from now: something was sent."""
+        self._beat_s = now_s + HEARTBEAT_S
+
+
 async def _chunks(
     subscription: Subscription, start: bytes, kind: Kind, wants: Wants, check: Check
 ) -> AsyncIterator[bytes]:
     loop = asyncio.get_running_loop()
-    sent_at = checked_at = loop.time()
+    pulse = Pulse(loop.time())
     try:
         yield start
         while True:
             try:
-                until = min(checked_at + RECHECK_S, sent_at + HEARTBEAT_S)
-                async with asyncio.timeout_at(until):
+                async with asyncio.timeout_at(pulse.next_s):
                     changes = await subscription.next()
             except TimeoutError:
                 changes = []
             now = loop.time()
-            if now - checked_at >= RECHECK_S:
+            if pulse.checks(now):
                 check()
-                checked_at = now
             data = encode_changes(kind, wants, changes)
-            if not data and now - sent_at >= HEARTBEAT_S:
+            if not data and pulse.beats(now):
                 data = HEARTBEAT
             if data:
-                sent_at = now
+                pulse.sent(now)
                 yield data
     except BlixardError as error:
         yield sse_event("error", _ENCODER.encode(to_body(error)).decode())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 from harness import Node, World, app, load, path
@@ -74,6 +75,22 @@ def test_quiet_watch_sends_heartbeats(monkeypatch):
         await response.chunks.aclose()  # type: ignore[union-attr]
 
     asyncio.run(main())
+
+
+def test_something_is_due_at_the_moment_that_was_waited_for():
+    """The sum is rounded: less than a second has passed at the moment a second later."""
+    begun_s = 31.874609490947325
+    assert (begun_s + 1.0) - begun_s < 1.0
+    draw = random.Random(7)
+    for now_s in (begun_s, *(draw.uniform(0.0, 1e6) for _ in range(1000))):
+        pulse = events.Pulse(now_s)
+        for _ in range(25):
+            at_s = pulse.next_s
+            checks, beats = pulse.checks(at_s), pulse.beats(at_s)
+            assert checks or beats
+            if beats:
+                pulse.sent(at_s)
+            assert pulse.next_s > at_s
 
 
 def test_slow_watcher_is_cut_with_an_error():
