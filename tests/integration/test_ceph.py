@@ -6,6 +6,7 @@ import asyncio
 import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 
 import guest_lab as lab
@@ -15,9 +16,10 @@ from ceph_lab import PROGRAMS, CephLab, ceph_lab
 from disk_guest import WRITER, seen, start
 
 from blixard.base.errors import BlixardError
+from blixard.hypervisors.qemu import probe
 from blixard.hypervisors.qemu.hypervisor import QemuHypervisor
 from blixard.ports.hypervisor import HypervisorInstance
-from blixard.ports.volumes import PoolHealth, PoolPlan
+from blixard.ports.volumes import DiskAttachment, PoolHealth, PoolPlan
 from blixard.storage.ceph.backend import CephVolumes
 
 MISSING = [program for program in PROGRAMS if shutil.which(program) is None]
@@ -35,6 +37,7 @@ POOL = "ssd"
 SIZE = 96 << 20
 LOST_S = 5.0
 NODE, OTHER = "node-a", "node-b"
+LEFT, REACHED = "node-l", "node-r"
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +208,109 @@ def check_secret(key: bytes, state: pathlib.Path, instances: list[HypervisorInst
     process = pathlib.Path(f"/proc/{instance.pid}")
     told = [process / "cmdline", process / "environ", *state.rglob("*.log"), *state.rglob("*.json")]
     assert [path for path in told if key in path.read_bytes()] == []
+
+
+class Pipe:
+    """One end of a stream of frames in memory."""
+
+    def __init__(self) -> None:
+        self._here: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=8)
+        self.other = self
+
+    async def send(self, frame: bytes) -> None:
+        await self.other._here.put(frame)
+
+    async def receive(self) -> bytes | None:
+        return await self._here.get()
+
+    async def close(self) -> None:
+        """Both ends have ended by themselves."""
+
+
+async def move(here: QemuHypervisor, there: QemuHypervisor, uid: str) -> None:
+    """Send a guest to where a process waits for it, and let it go on there."""
+    one, other = Pipe(), Pipe()
+    one.other, other.other = other, one
+    await asyncio.gather(
+        here.send_state(uid, one, live=False, switch=nothing), there.receive_state(uid, other)
+    )
+    await there.resume(uid)
+
+
+async def nothing() -> None:
+    """The owner is another one now."""
+
+
+def test_guest_moves_with_its_volume(
+    ceph: CephLab,
+    pools: CephVolumes,
+    state: pathlib.Path,
+    base: pathlib.Path,
+    tmp_path: pathlib.Path,
+) -> None:
+    """It writes on from where it was, and the source has nothing of it afterwards."""
+    runner = lab.make_plain_runner(base, tmp_path, WRITER)
+    second = pathlib.Path(tempfile.mkdtemp(prefix="bx-"))
+    if (state / probe.CACHE).exists():
+        shutil.copy(state / probe.CACHE, second)
+
+    async def scenario(here: QemuHypervisor) -> None:
+        try:
+            async with lab.hypervisor(second) as there:
+                await make_pool(pools)
+                await pools.ensure_volume(POOL, "data", SIZE)
+                await start(here, "guest1", runner, await attached(pools, LEFT))
+                await seen(here, "guest1", "wrote guest1")
+                disk = await attached(pools, REACHED, moves_from=LEFT)
+                await there.start_paused(
+                    lab.plan(runner, name="guest1", run=2, disks=(disk,), incoming=True)
+                )
+                await moved_well(ceph, pools, here, there)
+        finally:
+            await pools.close()
+
+    lab.run(state, scenario, within_s=300.0)
+
+
+async def attached(pools: CephVolumes, node: str, *, moves_from: str = "") -> DiskAttachment:
+    return await pools.attach(
+        POOL, "data", name="data", node_uid=node, epoch=1, moves_from=moves_from
+    )
+
+
+async def moved_well(
+    ceph: CephLab, pools: CephVolumes, here: QemuHypervisor, there: QemuHypervisor
+) -> None:
+    """Neither that the source gives the volume back nor its fence touches who writes there."""
+    before = count(ceph)
+    await move(here, there, "guest1")
+    await here.kill("guest1")
+    await here.forget("guest1")
+    await pools.detach(POOL, "data", node_uid=LEFT, epoch=1)
+    await pools.fence(LEFT, before_epoch=2)
+    reached = count(ceph)
+    assert reached >= before
+    while count(ceph) <= reached:
+        await asyncio.sleep(0.1)
+    assert sector(ceph, 184320) == "guest1"
+    assert not [line for line in there.console_tail("guest1", 100) if "failed" in line]
+    with pytest.raises(BlixardError, match=f"VOLUME_IN_USE.*{REACHED}"):
+        await attached(pools, "node-c", moves_from=LEFT)
+    await there.kill("guest1")
+    await pools.detach(POOL, "data", node_uid=REACHED, epoch=1)
+    await pools.delete_volume(POOL, "data")
+
+
+def sector(ceph: CephLab, number: int) -> str:
+    """Return the text in a sector of the volume, read as the administrator."""
+    read = f"rbd export --no-progress {POOL}/blixard-data -"
+    return ceph.do("sh", "-c", f"{read} | dd bs=512 skip={number} count=1 status=none").strip(
+        " \n\0"
+    )
+
+
+def count(ceph: CephLab) -> int:
+    return int(sector(ceph, 184319) or 0)
 
 
 def contents(ceph: CephLab) -> str:

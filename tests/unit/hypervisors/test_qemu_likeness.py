@@ -14,6 +14,7 @@ from blixard.hypervisors.qemu.likeness import (
     machine_of,
 )
 from blixard.ports.hypervisor import LaunchPlan
+from blixard.ports.volumes import DiskAttachment
 
 RUNNER = Runner(kernel="kernel", initrd="initrd", root="root")
 ALIKE = Likeness(version=1, qemu="7.2", machine=("-m", "256M"), files={"root": "aa"}, tsc_khz=10**6)
@@ -45,6 +46,21 @@ def test_process_that_waits_makes_the_same_machine() -> None:
     first, second = arguments(node="node1"), arguments(node="node2", run=2, incoming=True)
     assert second[-2:] == ["-incoming", "defer"]
     assert machine_of(first) == machine_of(second)
+
+
+def disks(node: str, image: str) -> tuple[DiskAttachment, ...]:
+    disk = DiskAttachment(
+        name="data", size_bytes=1, kind="rbd", pool="p", volume="v", image=image, user=node
+    )
+    return (disk,)
+
+
+def test_image_is_the_same_under_another_user() -> None:
+    first, second, other = (
+        machine_of(arguments(disks=disks(node, image)))
+        for node, image in (("node1", "i"), ("node2", "i"), ("node1", "j"))
+    )
+    assert first == second != other
 
 
 @pytest.mark.parametrize(

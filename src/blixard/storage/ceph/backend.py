@@ -43,7 +43,12 @@ PLACEMENT_GROUPS = 32
 FEATURES = "layering,exclusive-lock,object-map,fast-diff"
 MIB = 1 << 20
 # A guest has no log, no socket and no file of Ceph's own: its hypervisor may write nowhere.
-GUEST_CONF = "[client]\nlog_file =\nadmin_socket =\npid_file =\nclient_mount_timeout = 10\n"
+# It may not shut others out either: where a guest moves, the lock of the process that it left is
+# taken over without that. Who may write is in the table of holders.
+GUEST_CONF = (
+    "[client]\nlog_file =\nadmin_socket =\npid_file =\nclient_mount_timeout = 10\n"
+    "rbd_blocklist_on_break_lock = false\n"
+)
 
 
 class CephVolumes:
