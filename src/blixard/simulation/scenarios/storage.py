@@ -262,7 +262,8 @@ def moved(stage: Stage) -> None:
     moves = simulation.moves
     for trouble in ("", "cut", "", "source dies", "cut"):
         source = moves.home("db-1")
-        target = stage.draw.choice(stage.others(source))
+        # Who does not reach the leader loses its lease, and its guest for another reason.
+        target = stage.draw.choice(stage.others(source, stage.leader()))
         birth = moves.birth("db-1")
         name = moves.begin("db-1", target, live=stage.draw.choice((True, False)), deadline_s=30)
         if trouble == "cut":
