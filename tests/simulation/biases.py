@@ -1,5 +1,6 @@
 """Where planted bugs are looked for: what each seed runs, with or without the bug."""
 
+import functools
 import random
 
 from tests.unit.simulation.explore_mutants import SCOPES
@@ -11,7 +12,7 @@ from blixard.simulation.knobs import Knobs, draw_knobs
 from blixard.simulation.planning import Fault, Plan, within_budget
 from blixard.simulation.run import Options, Simulation
 from blixard.simulation.scenarios.stage import Scenario, Stage
-from blixard.simulation.scenarios.table import run_scenario
+from blixard.simulation.scenarios.table import BY_NAME, run_scenario
 from blixard.simulation.streams import Streams
 
 SMALL = RaftConfig(snapshot_entries=50, trailing_entries=0, segment_bytes=16 << 10,
@@ -368,6 +369,7 @@ BIASES = {
     "read from afar": scenes(reads_from_afar, nodes=5, clients=20),
     "handed over": scenes(handed_over_unheard, clients=20, config=SLOW),
     "joint": scenes(joint_without_its_leader, nodes=5, ends="open"),
+    **{name: functools.partial(run_scenario, name) for name in BY_NAME},
 }
 
 __all__ = ["BIASES", "SCOPES", "explore"]

@@ -5,14 +5,18 @@ from contextlib import contextmanager, nullcontext
 
 import msgspec
 from tests.simulation import mutants as first
+from tests.simulation import planted_functions as functions
 from tests.simulation import planted_leases as leases
+from tests.simulation import planted_moves as moves
 from tests.simulation import planted_raft as raft
+from tests.simulation import planted_storage as storage
 from tests.unit.simulation import explore_mutants as explored
 
 
 class Mutant(msgspec.Struct, frozen=True, kw_only=True):
     """One bug. ``engine``: it is in the Rust core, under the feature ``mutants``; ``rules``: as
-    ``b1.3``, ``a6.1``, ``L5``; ``quick``: an oracle finds it in a few seeds, also in CI."""
+    ``b1.3``, ``a6.1``, ``L5``; ``quick``: an oracle finds it in a few seeds, also in CI;
+    ``says``: a part of what that oracle has to say."""
 
     name: str
     rules: tuple[str, ...]
@@ -22,6 +26,7 @@ class Mutant(msgspec.Struct, frozen=True, kw_only=True):
     engine: bool = False
     explored: type | None = None
     quick: bool = False
+    says: str = ""
 
 
 @contextmanager
@@ -36,10 +41,10 @@ def in_engine(name):
         _raft.plant("")
 
 
-def _of(plant, rules, bias, *, quick=False):
+def _of(plant, rules, bias, *, quick=False, says=""):
     what = " ".join((plant.__doc__ or "").split())
     return Mutant(name=plant.__name__, rules=tuple(rules.split()), what=what, bias=bias,
-                  plant=plant, quick=quick)  # fmt: skip
+                  plant=plant, quick=quick, says=says)  # fmt: skip
 
 
 def _engine(name, rules, bias, what):
@@ -50,6 +55,11 @@ def _engine(name, rules, bias, what):
 def _explored(rules_class, rules, what):
     return Mutant(name=f"explored_{rules_class.__name__}", rules=tuple(rules.split()), what=what,
                   bias=f"model: {explored.MUTANTS[rules_class]}", explored=rules_class)  # fmt: skip
+
+
+def _scene(plant, rules, scenario, says):
+    """Return a bug that a scenario of its feature shows on its first seed."""
+    return _of(plant, rules, scenario, quick=True, says=says)
 
 
 MUTANTS = (
@@ -105,6 +115,41 @@ MUTANTS = (
     _of(leases.acts_without_authority, "L13", "leases"),
     _of(leases.kept_instances_are_moved, "L16", "leases", quick=True),
     _of(leases.frees_what_still_ends, "L23", "full nodes", quick=True),
+    _scene(storage.starts_before_the_storage_fence, "L15", "storage/fenced-writer", "stale write"),
+    _scene(storage.fences_locks_only, "L15", "storage/fenced-writer", "stale write"),
+    _scene(storage.attaches_with_an_older_key, "L15", "storage/fenced-writer",
+           "db runs elsewhere"),
+    _scene(storage.forgets_to_detach, "S1", "storage/operations", "storage is whole"),
+    _scene(storage.deletes_what_is_bound, "S2", "storage/deleted-in-use", "kept volume"),
+    _scene(moves.writes_while_it_stands_still, "S3", "storage/moved", "stale write"),
+    _scene(moves.leaves_with_a_write_under_way, "S3", "storage/moved-while-it-hangs",
+           "left with a write under way"),
+    _scene(moves.mover_keeps_the_volumes, "S4", "storage/moved", "only its node has the volume"),
+    _scene(moves.gives_back_for_the_other_end, "S4", "storage/moved",
+           "only its node has the volume"),
+    _scene(moves.target_does_not_reserve, "M1", "migrations/no-room", "capacity"),
+    _scene(moves.sends_what_was_before_the_pause, "M2", "migrations/preserve-state",
+           "has other pages"),
+    _scene(moves.memory_goes_where_nobody_takes_it, "M3", "migrations/source-restarts",
+           "booted anew"),
+    _scene(moves.switches_without_the_pause, "M4", "migrations/preserve-state",
+           "nobody stopped with"),
+    _scene(moves.starts_before_the_switch, "M5", "migrations/preserve-state", "double run"),
+    _scene(moves.roll_back_is_forgotten, "M6", "migrations/paused-and-restarted",
+           "all VMs are ready"),
+    _scene(moves.goes_on_without_asking, "M7", "migrations/outcome-unknown", "double run"),
+    _scene(functions.every_node_has_the_whole_limit, "F1", "functions/limits", "limit at"),
+    _scene(functions.calls_wait_for_ever, "F2", "functions/limits", "honest answers"),
+    _scene(functions.busy_instances_are_given_out, "F3", "functions/thousand-at-once",
+           "one call"),
+    _scene(functions.worn_instances_are_used_again, "F4", "functions/under-faults",
+           "worn instance"),
+    _scene(functions.leftovers_are_taken_for_idle, "F5", "functions/under-faults", "leftover"),
+    _scene(functions.memory_of_ending_guests_counts_as_free, "F6", "functions/under-faults",
+           "function memory"),
+    _scene(functions.answers_of_the_call_before, "F7", "functions/thousand-at-once",
+           "another's result"),
+    _scene(functions.lost_calls_are_repeated, "F8", "functions/under-faults", "at most once"),
     _explored(explored.LeaseFromReceipt, "L2", "The lease runs from the receipt of the answer."),
     _explored(explored.LeaseNotWaitedOut, "L5", "The leader does not wait for the kill."),
     _explored(explored.NewLeaderWaitsNot, "L6", "A new leader does not wait."),

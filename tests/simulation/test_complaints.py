@@ -2,7 +2,6 @@
 
 import msgspec
 import pytest
-from tests.simulation import planted_storage as storage
 from tests.simulation.mutants import (
     acknowledge_before_sync,
     guard_armed_too_late,
@@ -150,11 +149,6 @@ def patience_by_the_wall_clock():
         ("leaders/errors-name-their-cause", damage_without_a_name, "LOG_CORRUPT: ?"),
         ("undisturbed/every-call-ends", patient_commands, "deadline"),
         ("undisturbed/old-lock-holder", tokens_unchecked, "fencing token"),
-        ("storage/fenced-writer", storage.starts_before_the_storage_fence, "stale write"),
-        ("storage/fenced-writer", storage.fences_locks_only, "stale write"),
-        ("storage/fenced-writer", storage.attaches_with_an_older_key, "db runs elsewhere"),
-        ("storage/operations", storage.forgets_to_detach, "storage is whole"),
-        ("storage/deleted-in-use", storage.deletes_what_is_bound, "all VMs are ready"),
     ],
 )
 def test_scenario_notices_a_planted_bug(name, plant, oracle):

@@ -106,7 +106,8 @@ def limits(stage: Stage) -> None:
         callers.send("slow", event, node=node, deadline_s=stage.draw.uniform(2, 14))
     callers.idle(40)
     codes = callers.codes()
-    stage.expect(set(codes) <= {"", "FUNCTION_THROTTLED", "FUNCTION_TIMEOUT"}, f"{codes}", "limits")
+    honest = {"", "FUNCTION_THROTTLED", "FUNCTION_TIMEOUT"}
+    stage.expect(set(codes) <= honest, f"{codes}", "honest answers")
     stage.expect(codes.get("", 0) >= 10 * _LIMIT, f"{codes}", "limits")
     stage.expect(bool(codes.get("FUNCTION_THROTTLED")), f"nobody was refused: {codes}", "limits")
     stage.happened("calls refused")

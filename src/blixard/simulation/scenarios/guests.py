@@ -67,7 +67,7 @@ def is_ready(stage: Stage, vm: str, replicas: int) -> bool:
 
 def settle(stage: Stage, within_s: float = 40.0) -> None:
     """Wait until every VM that is wanted has all its replicas ready."""
-    stage.until(within_s, lambda: _settled(stage), "all VMs are ready")
+    stage.until(within_s, lambda: _settled(stage), "all VMs are ready", "liveness")
 
 
 def unplaceable(stage: Stage) -> list[str]:

@@ -77,7 +77,8 @@ def fenced_writer(stage: Stage) -> None:
         until_ns = stage.now_ns + _HELD_S * 1_000_000_000
         ceph(stage).held_until_ns[host.number] = until_ns
         heal = stage.fault("partition", host)
-        stage.until(30, functools.partial(_moved, stage, "db", host), "db runs elsewhere")
+        elsewhere = functools.partial(_moved, stage, "db", host)
+        stage.until(30, elsewhere, "db runs elsewhere", "liveness")
         _writes(stage, 5)
         refused = stage.counted().get("write refused", 0)
         stage.run_for(max(0.1, (until_ns - stage.now_ns) / 1e9 + 3))
@@ -146,6 +147,7 @@ def deleted_in_use(stage: Stage) -> None:
     path = f"/v1/namespaces/default/volumes/db-1-{CLAIM}"
     shell.client.request("DELETE", path, timeout_s=5)
     stage.run_for(10)
+    stage.expect(bool(ceph(stage).images), "the volume is there while its VM is", "kept volume")
     shell.good("vm", "start", "db", "--detach")
     settle(stage)
     _writes(stage, 4)
@@ -240,6 +242,13 @@ def _only_at(stage: Stage, simulation: ClusterSimulation, instance: str) -> bool
     return list(image.holders) == [simulation.moves.home(instance).uid]
 
 
+def _given_back(stage: Stage, simulation: ClusterSimulation) -> None:
+    """Wait until whoever does not have the guest has given its volume back."""
+    stage.until(
+        20, lambda: _only_at(stage, simulation, "db-1"), "only its node has the volume", "storage"
+    )
+
+
 def _name(stage: Stage, volume_uid: str) -> str:
     volume = state(stage).by_uid(volume_uid)
     return str(volume.status.get("instanceName")) if volume is not None else ""
@@ -282,7 +291,7 @@ def moved(stage: Stage) -> None:
         if phase == "Succeeded" or not moves.status(name).get("switched"):
             same = moves.birth("db-1") == birth
             stage.expect(same, f"db-1 booted anew: {moves.status(name)}", "migration")
-        stage.until(20, lambda: _only_at(stage, simulation, "db-1"), "only its node has the volume")
+        _given_back(stage, simulation)
         _writes(stage, 4)
         check_storage(stage)
     check(stage)
@@ -311,6 +320,8 @@ def moved_while_it_hangs(stage: Stage) -> None:
     stage.run_for(3)
     name = moves.begin("db-1", stage.draw.choice(stage.others(source)), live=True)
     phase = moves.finish(name)
+    left = stage.oracles.arrivals.of("db-1")
+    stage.expect(not left, "db-1 left with a write under way", "migration")
     reason = moves.status(name)["reason"]
     stage.expect("storage" in reason, f"{name} is {phase}: {reason}", "migration")
     stage.run_for(_HELD_S)
@@ -318,7 +329,7 @@ def moved_while_it_hangs(stage: Stage) -> None:
     stage.expect(moves.birth("db-1") == birth, "db-1 booted anew", "migration")
     stage.expect(moves.home("db-1") is source, "db-1 is elsewhere", "migration")
     _writes(stage, 4)
-    stage.until(20, lambda: _only_at(stage, simulation, "db-1"), "only its node has the volume")
+    _given_back(stage, simulation)
     check_storage(stage)
 
 
