@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Literal
 
 from blixard.simulation.author import ClusterSimulation
@@ -300,29 +299,6 @@ def no_room(stage: Stage) -> None:
     stage.expect(len(moves.processes("big0-1", "running")) == 1, "big0 runs", "migration")
 
 
-def changed_meanwhile(stage: Stage) -> None:
-    """VMs are stopped, restarted, scaled, deleted while they move; what is wanted then is there."""
-    simulation = _cluster(stage, *(f"vm{n}" for n in range(4)), replicas=2)
-    moves, shell = simulation.moves, simulation.shell
-    acts: tuple[tuple[str, Callable[[str], object]], ...] = (
-        ("restart", lambda vm: shell.good("vm", "restart", vm, "--yes", "--detach")),
-        ("scale", lambda vm: shell.good("vm", "scale", vm, "--replicas", "1", "--yes", "--detach")),
-        ("stop", lambda vm: shell.good("vm", "stop", vm, "--yes", "--detach")),
-        ("delete", lambda vm: shell.good("vm", "delete", vm, "--yes", "--detach")),
-    )
-    for number, (what, act) in enumerate(acts):
-        instance = f"vm{number}-{stage.draw.choice((1, 2))}"
-        _, target = _elsewhere(stage, moves, instance)
-        name = moves.begin(instance, target, live=stage.draw.choice((True, False)))
-        phase = stage.draw.choice(_STAGES[1:])
-        moves.at(phase, functools.partial(_past, moves, name, phase))
-        act(f"vm{number}")
-        stage.happened(f"{what} meanwhile")
-        moves.finish(name)
-    settle(stage)
-    check(stage)
-
-
 SCENARIOS = (
     Scenario(
         name="migrations/preserve-state", rows=("SIM-24", "SIM-34", "SIM-39"),
@@ -382,11 +358,5 @@ SCENARIOS = (
         incident="a host that ran out of memory with what was moved to it",
         act=no_room, prepare=serve, nodes=5, node=True, clients=1,
         happens=("two for one place", "guest moved"),
-    ),
-    Scenario(
-        name="migrations/changed-meanwhile", rows=("SIM-44",),
-        incident="a guest that was deleted here and lived on there",
-        act=changed_meanwhile, prepare=serve, nodes=5, node=True, clients=1,
-        happens=("stop meanwhile", "delete meanwhile"),
     ),
 )  # fmt: skip
