@@ -51,6 +51,10 @@ def handler(event, context):
             try: os.kill(target, signal.SIGKILL)
             except PermissionError: print("not permitted")
         return [open("/proc/1/environ").read()]
+    if todo == "memory":
+        group = open("/proc/self/cgroup").read().strip()
+        most = int(open("/sys/fs/cgroup" + group.split("::")[1] + "/memory.max").read())
+        return [group, most, 1024 * int(open("/proc/meminfo").readline().split()[1])]
     if todo == "eat":
         held = []
         while True: held.append(b"x" * (1 << 22))
@@ -153,6 +157,12 @@ def test_process_that_ends_takes_only_its_call_along(guest: Guest, do: str, how:
     said = json.loads(result.payload)
     assert (said["errorType"], said["errorMessage"].endswith(how)) == ("Runtime.ExitError", True)
     assert guest.value({})["calls"] == 1
+
+
+def test_memory_of_a_function_is_bounded_below_the_guest_s(guest: Guest) -> None:
+    group, most, total = guest.value({"do": "memory"})
+    assert group == "0::/blixard-function"
+    assert 16 << 20 <= most < total - (16 << 20)
 
 
 def test_handler_has_no_power_over_the_agent(guest: Guest) -> None:

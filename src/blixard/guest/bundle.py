@@ -6,8 +6,8 @@ import pathlib
 import re
 
 MODULES = (
-    "protocol", "text", "loop", "spawn", "services", "session", "runtime", "runner", "functions",
-    "machine", "agent",
+    "protocol", "text", "loop", "spawn", "services", "session", "runtime", "memory", "runner",
+    "functions", "machine", "agent",
 )  # fmt: skip
 _FUTURE = "from __future__ import annotations\n"
 _OWN_IMPORT = re.compile(r"^from blixard\.guest\.\w+ import (?:\([^)]*\)|[^\n]*)\n", re.MULTILINE)

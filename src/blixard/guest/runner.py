@@ -8,6 +8,7 @@ import select
 import sys
 
 from blixard.guest.loop import Loop, Outlet
+from blixard.guest.memory import function_group, join_group
 from blixard.guest.services import CHUNK, Lines
 from blixard.guest.spawn import PATH, Child
 
@@ -122,6 +123,8 @@ def forked(command: list[str], environment: dict[str, str], pipes: tuple[int, in
     A user of its own, which posix_spawn cannot give, keeps its hands off the agent.
     """
     output, calls, answers = pipes
+    own = os.geteuid() == 0 and FUNCTION_UID > 0  # in a guest; not where tests run the agent
+    group = function_group() if own else ""
     pid = os.fork()
     if pid:
         return Child(pid)
@@ -136,7 +139,8 @@ def forked(command: list[str], environment: dict[str, str], pipes: tuple[int, in
             os.dup2(descriptor, number)
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write(OOM_SCORE)
-        if os.geteuid() == 0 and FUNCTION_UID:
+        join_group(group)
+        if own:
             os.setgroups([])
             os.setgid(FUNCTION_UID)
             os.setuid(FUNCTION_UID)
