@@ -26,7 +26,9 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     ``incoming``: the process waits for the memory and state of another one
     (:meth:`Hypervisor.receive_state`); it never boots by itself. ``purpose``: an instance of a
     function belongs to the daemon that started it, and ends with it; instances of VMs are found
-    again.
+    again. ``recipe`` and ``restart_generation`` tell a daemon that finds the process what it was
+    started for: a digest of the guest's recipe, and the restart that had been asked for last (empty
+    and -1: started by an older program).
     """
 
     instance_uid: str
@@ -46,6 +48,8 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     incoming: bool = False
     disks: tuple[DiskAttachment, ...] = ()
     purpose: Literal["vm", "function"] = "vm"
+    recipe: str = ""
+    restart_generation: int = -1
 
 
 GuardMode = Literal["keep", "fence"]

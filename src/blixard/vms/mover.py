@@ -127,7 +127,7 @@ class Mover:
         self.arrived = (moving.received, round((_now() - moving.received_s) * 1000))
         worker._tools.env.log("info", "instance_arrived", uid=worker.uid, epoch=authority.epoch)
         self.moving = Moving(tried=moving.received)
-        worker._adopt(spec)
+        worker._adopt(spec.restart_generation)
         worker.history.ready = await worker._answers(spec)
         worker._say(ready=worker.history.ready)
 

@@ -171,7 +171,7 @@ def _live(
         return Step(kind="kill", why="its start was interrupted")
     if spec.desired == "Stopped":
         return Step(kind="stop", why="asked to stop")
-    if history.built_for and history.built_for != recipe_key:
+    if process.plan.recipe not in ("", recipe_key):
         return Step(kind="stop", why="its image changed")
     if history.restart_generation not in (-1, spec.restart_generation):
         return Step(kind="stop", why="restart asked for")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from typing import Literal, Protocol
 
@@ -331,6 +332,8 @@ class Worker:
             mtu=mtu,
             node=spec.node_name,
             disks=disks,
+            recipe=recipe_key(spec.recipe),
+            restart_generation=spec.restart_generation,
         )
 
     async def _check(self, process: HypervisorInstance) -> None:
@@ -339,7 +342,8 @@ class Worker:
             return
         spec = current.spec
         if not self.history.launched_s:
-            self._adopt(spec)
+            asked = process.plan.restart_generation
+            self._adopt(asked if asked >= 0 else spec.restart_generation)
         self.mover.back()
         answered = await self._answers(spec)
         after_check(spec, self.history, answered=answered, now_s=_now())
@@ -361,10 +365,10 @@ class Worker:
             whole_ms = _ms_since(self.history.resumed_s)
             self._phases_ms["ready"] = max(0, whole_ms - self._phases_ms["boot"])
 
-    def _adopt(self, spec: InstanceSpec) -> None:
+    def _adopt(self, restart_generation: int) -> None:
         """Found running after the daemon restarted: it keeps its pid and its state."""
         self.history.launched_s = _now()
-        self.history.restart_generation = spec.restart_generation
+        self.history.restart_generation = restart_generation
         self._go("found" if self._status.phase in ("Unknown", "Failed") else "")
 
     async def _answers(self, spec: InstanceSpec) -> bool:
@@ -538,8 +542,8 @@ class Worker:
 
 
 def recipe_key(recipe: GuestRecipe) -> str:
-    """Return a comparable key of a recipe."""
-    return msgspec.json.encode(recipe).decode()
+    """Return a digest of a recipe."""
+    return hashlib.blake2b(msgspec.json.encode(recipe), digest_size=16).hexdigest()
 
 
 def _ms_since(began_s: float) -> int:

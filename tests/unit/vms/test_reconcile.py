@@ -22,7 +22,7 @@ def assigned(**changes):
     return Assignment(uid="i", namespace="default", name="web-1", spec=spec)
 
 
-def process(state="running", *, run=3, exit_code=None, killed=False):
+def process(state="running", *, run=3, exit_code=None, killed=False, recipe="k"):
     plan = LaunchPlan(
         instance_uid="i",
         name="web-1",
@@ -32,6 +32,7 @@ def process(state="running", *, run=3, exit_code=None, killed=False):
         runner="r",
         memory_mib=128,
         vcpus=1,
+        recipe=recipe,
     )
     return HypervisorInstance(
         instance_uid="i",
@@ -81,7 +82,8 @@ def test_asked_to_stop_it_stops_and_rests():
 
 def test_a_changed_size_or_image_restarts():
     assert step(assigned(memory_mib=256, run=4), process()) == "stop"
-    assert step(assigned(), process(), History(built_for="old")) == "stop"
+    assert step(assigned(), process(recipe="old")) == "stop"
+    assert step(assigned(), process(recipe=""), History(next_check_s=99)) == "wait"
 
 
 def test_an_adopted_process_is_left_alone():

@@ -79,6 +79,9 @@ class Outside:
             except BlixardError as error:
                 self.worker._failed(error)
 
+    def restart(self):
+        self.worker = Worker("i", self.worker._tools, asyncio.Lock())
+
     def answers(self):
         self.hypervisor.guests["i"] = GuestStatus(ready=True)
 
@@ -148,13 +151,29 @@ def processes_of(outside):
 def test_a_restarted_daemon_finds_its_guest():
     async def scenario(outside):
         await become_ready(outside)
-        outside.worker = Worker("i", outside.worker._tools, asyncio.Lock())
+        outside.restart()
         outside.assign()
         await outside.steps(1)
 
     outside = play(scenario)
     status, path = outside.reports[-1]
     assert (status.phase, status.ready, path) == ("Running", True, ("Unknown", "Running"))
+
+
+@pytest.mark.parametrize(
+    "change", [{"recipe": GuestRecipe(packages=("curl",))}, {"restart_generation": 1}]
+)
+def test_a_restarted_daemon_knows_what_its_guest_was_started_for(change):
+    async def scenario(outside):
+        await become_ready(outside)
+        [found] = await outside.hypervisor.instances()
+        outside.first_pid = found.pid
+        outside.restart()
+        outside.assign(**change)
+        await outside.steps(5)
+
+    outside = play(scenario)
+    assert [process.pid for process in processes_of(outside)] != [outside.first_pid]
 
 
 @pytest.mark.parametrize("end", ["guard gone", "image changed", "killed late"])

@@ -7,16 +7,19 @@ from collections.abc import Callable
 from typing import Any
 
 from blixard.cli.session import without_status
+from blixard.ports.guests import GuestRecipe
 from blixard.simulation.author import ClusterSimulation
 from blixard.simulation.scenarios.guests import check, guests, instances, settle, state
 from blixard.simulation.scenarios.moving import FINISHED, Moves
 from blixard.simulation.scenarios.shell import serve
 from blixard.simulation.scenarios.stage import Scenario, Stage
 from blixard.simulation.world import Host
+from blixard.vms.worker import recipe_key
 
 _PHASES = ("Pending", "Preparing", "Copying", "Switching")
 _REMOVED_S = 120.0
 _MIB = 320  # of a VM that is given another size
+_PACKAGE = "redis"  # of one that is given another image
 
 Change = Callable[[ClusterSimulation, str], object]
 Fulfilled = Callable[[Stage, str], bool]
@@ -53,12 +56,18 @@ def _resized(stage: Stage, vm: str) -> bool:
     return [plan.memory_mib for _, plan in guests(stage, vm)] == [_MIB, _MIB]
 
 
+def _rebuilt(stage: Stage, vm: str) -> bool:
+    wanted = recipe_key(GuestRecipe(packages=(_PACKAGE,)))
+    return [plan.recipe for _, plan in guests(stage, vm)] == [wanted, wanted]
+
+
 CHANGES: dict[str, tuple[Change, Fulfilled]] = {
     "restart": (_asked("restart"), _count(2)),
     "scale": (_asked("scale", "--replicas", "1"), _count(1)),
     "stop": (_asked("stop"), _count(0)),
     "delete": (_asked("delete"), _gone),
     "size": (_written({"memory": f"{_MIB}MiB"}), _resized),
+    "image": (_written({"recipe": {"packages": [_PACKAGE]}}), _rebuilt),
     "partition": (_written({"onPartition": "fence"}), _count(2)),
 }
 
