@@ -6,7 +6,7 @@ import functools
 from typing import Literal
 
 from blixard.simulation.author import ClusterSimulation
-from blixard.simulation.scenarios.guests import check, instances, settle, state
+from blixard.simulation.scenarios.guests import check, instances, settle, state, store_of
 from blixard.simulation.scenarios.moving import Moves
 from blixard.simulation.scenarios.shell import serve
 from blixard.simulation.scenarios.stage import Scenario, Stage
@@ -190,7 +190,8 @@ def paused_and_restarted(stage: Stage) -> None:
     source.kill_daemon()
     for host in stage.others(source, target):
         network.unblock(source.uid, host.uid)
-    stage.run_for(stage.draw.choice((0.1, 2.0, 10.0)))
+    # Not so long that the node is lost: what is kept there would be replaced, and be the surplus.
+    stage.run_for(stage.draw.choice((0.1, 1.0, 2.0)))
     stage.back(source)
     stage.expect(moves.finish(name) == "Failed", f"{name} went on", "migration")
     settle(stage, 60)
@@ -240,11 +241,20 @@ def lost_after_the_switch(stage: Stage) -> None:
     simulation.verify_no_vm_split_brain()
 
 
+def _all_ready(stage: Stage) -> bool:
+    """Tell whether the leader's state has every node as one that takes part."""
+    leaders = stage.leaders()
+    store = store_of(stage, leaders[0]) if leaders else None
+    nodes = store.list("Node") if store is not None else []
+    return bool(nodes) and all(node.status.get("state") == "Ready" for node in nodes)
+
+
 def leader_changes(stage: Stage) -> None:
     """The leader goes at each step of a move: the next one carries on, and nothing boots anew."""
     simulation = _cluster(stage, replicas=3, keep=True)
     moves = simulation.moves
     for phase in _STAGES:
+        stage.until(30, functools.partial(_all_ready, stage), "all nodes take part")
         leader = stage.leader(20)
         here = [name for name in _running(stage) if moves.home(name) is not leader]
         instance = stage.draw.choice(here)
