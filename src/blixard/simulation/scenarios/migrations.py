@@ -14,6 +14,7 @@ from blixard.simulation.world import Host
 
 _ROUNDS = 5
 _TROUBLES = ("crash", "kill", "pause", "freeze", "partition", "one_way", "cut")
+_LASTS_S = (0.3, 2.0, 6.0, 15.0)
 _STAGES = ("Pending", "Preparing", "Copying", "Switching")
 
 
@@ -71,7 +72,7 @@ def _trouble(stage: Stage, hosts: dict[str, Host]) -> str:
     """Begin a trouble of one of those who take part; return what it is."""
     who = stage.draw.choice(sorted(hosts))
     kind = stage.draw.choice(_TROUBLES)
-    lasts_s = stage.draw.choice((0.3, 2.0, 6.0, 15.0))
+    lasts_s = stage.draw.choice(_LASTS_S)
     if kind == "cut":  # only the two of them
         one, other = hosts["source"], hosts["target"]
         network, root = stage.world.network, stage.world.loop.root
@@ -105,6 +106,7 @@ def interrupted(stage: Stage, *, pool: str | None = None) -> None:
         stage.run_for(stage.draw.choice((1.0, 8.0)))
         if name and moves.resource(name) is not None:
             moves.finish(name)
+    stage.run_for(_LASTS_S[-1])  # who is cut off cannot agree
     settle(stage, 90)
     check(stage)
     simulation.verify_no_vm_split_brain()
