@@ -112,7 +112,7 @@ def kept_instances_are_moved():
 def guests_are_not_found_again():
     """A restarted daemon does not look for the guests of before, and others count on their end."""
 
-    async def blind(_reconciler):
+    def blind(_reconciler, _processes):
         return None
 
     return all_of(patched(loops.Reconciler, "adopt", blind), frees_what_still_ends())
