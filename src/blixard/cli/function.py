@@ -16,28 +16,16 @@ from blixard.cli.objects import show_objects
 from blixard.cli.output import Object, pretty_json
 from blixard.cli.session import Session, read_text
 from blixard.cli.tables import clean
-from blixard.cli.tree import command
+from blixard.cli.tree import command, lacking
 from blixard.cli.vm_write import pairs
 
 FUNCTION = kind_named("function")
 READY, DELETED = Goal("ready"), Goal("deleted")
 INVOKE_S = 330.0  # the longest time limit of a function, and the wait for an instance
 WHERE = "blixard-function-"
+
+
 # Flags of the documents whose features are not there yet: named in the error, never ignored.
-ABSENT = {
-    "placement_strategy": "placement strategies of functions",
-    "prefer": "placement preferences of functions",
-    "constraint": "constraint expressions",
-    "data_hint": "data locality",
-}
-
-
-def _absent_options(function: Any) -> Any:
-    for name in ABSENT:
-        function = click.option(f"--{name.replace('_', '-')}", name, hidden=True)(function)
-    return function
-
-
 @command(
     examples=(
         "blixard function deploy hello --runtime python --handler hello.handler hello.py",
@@ -75,15 +63,14 @@ def _absent_options(function: Any) -> Any:
 @click.option("--min-warm", metavar="N", type=click.IntRange(0), help="Instances kept waiting (0).")
 @click.option("--idle-timeout", metavar="DURATION", help="An unused instance ends after it (60s).")
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="Label of the function.")
-@_absent_options
+@lacking(
+    placement_strategy="placement strategies of functions",
+    prefer="placement preferences of functions",
+    constraint="constraint expressions",
+    data_hint="data locality",
+)
 def deploy(session: Session, /, **options: Any) -> None:
     """Create a function, or give it new code, and wait until nodes have it ready."""
-    for name, feature in ABSENT.items():
-        if options[name] is not None:
-            raise BlixardError(
-                "FEATURE_ABSENT",
-                f"--{name.replace('_', '-')} needs {feature}, which this version lacks",
-            )
     if options["nix_file"] or options["runtime"] == "nix":
         raise BlixardError(
             "NIX_UNAVAILABLE", "the function is made with Nix, and Nix is not available here",

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import click
 
+from blixard.base.errors import BlixardError
 from blixard.cli import flags as global_flags
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -206,6 +208,31 @@ def command(
         made = click.command(cls=BlixardCommand, context_settings=settings)(_with_session(function))
         made.examples = examples
         return made
+
+    return decorate
+
+
+def lacking(**features: str) -> Callable[[F], F]:
+    """Accept flags of features that this version lacks, unseen in the help, and refuse their use.
+
+    *features*: what the user wants with a flag, by the flag's name. The command raises
+    BlixardError FEATURE_ABSENT.
+    """
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def checked(session: Any, /, **options: Any) -> Any:
+            for name, feature in features.items():
+                if options.pop(name) is not None:
+                    raise BlixardError(
+                        "FEATURE_ABSENT",
+                        f"--{name.replace('_', '-')} needs {feature}, which this version lacks",
+                    )
+            return function(session, **options)
+
+        for name in features:
+            click.option(f"--{name.replace('_', '-')}", name, hidden=True)(checked)
+        return cast("F", checked)
 
     return decorate
 

@@ -13,27 +13,15 @@ from blixard.cli.following import FOLLOW_S, follow, states
 from blixard.cli.kinds import kind_named
 from blixard.cli.output import Object, name_of
 from blixard.cli.session import Session
-from blixard.cli.tree import command
+from blixard.cli.tree import command, lacking
 from blixard.cli.volume import claims
 
 VM = kind_named("vm")
 INSTANCE = kind_named("instance")
 READY, STOPPED, DELETED = Goal("ready"), Goal("stopped"), Goal("deleted")
+
+
 # Flags of the documents whose features are not there yet: named in the error, never ignored.
-ABSENT = {
-    "storage_class": "storage classes",
-    "storage_locality": "placement near the data",
-    "primary_election_policy": "primary election",
-    "constraint": "constraint expressions",
-}
-
-
-def _absent_options(function: Any) -> Any:
-    for name in ABSENT:
-        function = click.option(f"--{name.replace('_', '-')}", name, hidden=True)(function)
-    return function
-
-
 @command(
     examples=(
         "blixard vm create web --packages nginx --replicas 3 --ready-http 80/",
@@ -107,15 +95,14 @@ def _absent_options(function: Any) -> Any:
 @click.option(
     "--type", "vm_type", metavar="long-lived", type=click.Choice(["long-lived"]), help="Kind of VM."
 )
-@_absent_options
+@lacking(
+    storage_class="storage classes",
+    storage_locality="placement near the data",
+    primary_election_policy="primary election",
+    constraint="constraint expressions",
+)
 def create(session: Session, /, **options: Any) -> None:
     """Create a VM from an image or a package list and wait until it is ready."""
-    for name, feature in ABSENT.items():
-        if options[name] is not None:
-            raise BlixardError(
-                "FEATURE_ABSENT",
-                f"--{name.replace('_', '-')} needs {feature}, which this version lacks",
-            )
     if options["nix_file"]:
         raise BlixardError(
             "NIX_UNAVAILABLE", f"{options['nix_file']} is a Nix file, and Nix is not available here"
