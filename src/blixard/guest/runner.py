@@ -64,7 +64,9 @@ class Runner:
         self.take, give = os.pipe2(os.O_CLOEXEC)
         log, output = os.pipe2(os.O_CLOEXEC)
         try:
-            self.child = forked([*RUNTIME, handler], environment, (output, take, give))
+            # Only in a guest, not where tests run the agent.
+            group = function_group(console) if own_user() else ""
+            self.child = forked([*RUNTIME, handler], environment, (output, take, give), group)
         finally:
             for descriptor in (take, give, output):
                 os.close(descriptor)
@@ -117,14 +119,19 @@ class Runner:
             os.close(descriptor)
 
 
-def forked(command: list[str], environment: dict[str, str], pipes: tuple[int, int, int]) -> Child:
+def own_user() -> bool:
+    """Tell whether functions run as a user of their own."""
+    return os.geteuid() == 0 and FUNCTION_UID > 0
+
+
+def forked(
+    command: list[str], environment: dict[str, str], pipes: tuple[int, int, int], group: str
+) -> Child:
     """Start *command* as the functions' user, with *pipes* as output, calls and answers.
 
     A user of its own, which posix_spawn cannot give, keeps its hands off the agent.
     """
     output, calls, answers = pipes
-    own = os.geteuid() == 0 and FUNCTION_UID > 0  # in a guest; not where tests run the agent
-    group = function_group() if own else ""
     pid = os.fork()
     if pid:
         return Child(pid)
@@ -140,7 +147,7 @@ def forked(command: list[str], environment: dict[str, str], pipes: tuple[int, in
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write(OOM_SCORE)
         join_group(group)
-        if own:
+        if own_user():
             os.setgroups([])
             os.setgid(FUNCTION_UID)
             os.setuid(FUNCTION_UID)
