@@ -40,6 +40,7 @@ from blixard.ports.hypervisor import Hypervisor, HypervisorInstance
 
 CALLS_KEPT = 1_000
 STOP_S = 3.0
+ASK_AGAIN_S = 1.0
 LEAST_S = 0.05  # of a call's time must be left when it gets its instance
 NEWER_S = 2.0  # how long a call waits for code that is newer than what can be started here
 PREPARE_FIRST_S, PREPARE_MAX_S = 1.0, 120.0
@@ -294,15 +295,19 @@ class FunctionNode:
         self._act()
 
     async def _look_after(self, instance_uid: str) -> None:
-        try:
-            processes = await self._hypervisor.instances()
-        except BlixardError as error:
-            self._env.log("debug", "function_not_looked_after", detail=str(error))
+        """Ask what became of a process until the guard answers, or the process is given up."""
+        while self.pool.has(instance_uid):
+            try:
+                processes = await self._hypervisor.instances()
+            except (BlixardError, OSError) as error:
+                self._env.log("warning", "function_not_looked_after", detail=str(error))
+                await asyncio.sleep(ASK_AGAIN_S)
+                continue
+            states = {p.instance_uid: p.state for p in processes}
+            if states.get(instance_uid) == "exited":
+                self.pool.broken(instance_uid)
+                self._act()
             return
-        states = {p.instance_uid: p.state for p in processes}
-        if states.get(instance_uid) == "exited":
-            self.pool.broken(instance_uid)
-            self._act()
 
     # -- acting --
 

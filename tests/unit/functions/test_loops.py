@@ -6,6 +6,7 @@ import itertools
 import pytest
 
 from blixard.base.errors import BlixardError
+from blixard.functions import loops
 from blixard.functions.loops import FunctionNode
 from blixard.functions.spec import FunctionDuties
 from blixard.functions.worker import CallRequest
@@ -206,6 +207,30 @@ def test_idle_guest_that_dies_is_replaced():
         assert (await outside.call()).instance != uid
 
     asyncio.run(run())
+
+
+def test_guard_that_does_not_answer_is_asked_again_about_an_exit(monkeypatch):
+    monkeypatch.setattr(loops, "ASK_AGAIN_S", 0.001)
+
+    async def run():
+        outside = Outside()
+        outside.assign(duty())
+        uid = (await outside.call()).instance
+        answers, asked = outside.hypervisor.instances, []
+
+        async def silent_twice():
+            asked.append(uid)
+            if len(asked) <= 2:
+                raise BlixardError("UNREACHABLE", "the guard does not answer")
+            return await answers()
+
+        outside.hypervisor.instances = silent_twice
+        outside.hypervisor.crash(uid)
+        while outside.node.pool.has(uid):
+            await asyncio.sleep(0.001)
+        assert len(asked) > 2
+
+    asyncio.run(asyncio.wait_for(run(), 10))
 
 
 def test_result_that_is_too_large_is_an_error():
