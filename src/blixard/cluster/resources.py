@@ -61,6 +61,15 @@ class Put(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="put")
     expect: int = -1
     status: dict[str, Any] = {}
 
+    @classmethod
+    def of(cls, resource: Resource, spec: dict[str, Any], *, unchanged: bool = False) -> Put:
+        """Give *resource* another spec; *unchanged*: only if it is still as it was read."""
+        meta = resource.metadata
+        return cls(
+            kind=resource.kind, namespace=meta.namespace, name=meta.name, uid=meta.uid,
+            owner=meta.owner, labels=meta.labels, spec=spec, expect=_expected(resource, unchanged),
+        )  # fmt: skip
+
 
 class PatchStatus(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="status"):
     """Merge *status* (RFC 7396: null removes a key) into the object's status.
@@ -82,6 +91,17 @@ class PatchStatus(msgspec.Struct, frozen=True, kw_only=True, array_like=True, ta
     node_epoch: int = 0
     run: int = 0
 
+    @classmethod
+    def of(
+        cls, resource: Resource, status: dict[str, Any], *, unchanged: bool = False
+    ) -> PatchStatus:
+        """Merge *status* into that of *resource*; *unchanged*: only if it is as it was read."""
+        meta = resource.metadata
+        return cls(
+            kind=resource.kind, namespace=meta.namespace, name=meta.name, uid=meta.uid,
+            status=status, expect=_expected(resource, unchanged),
+        )  # fmt: skip
+
 
 class Delete(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="delete"):
     """Remove the object and all it owns at once; mark it while something of it runs (kind.py)."""
@@ -91,6 +111,19 @@ class Delete(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="de
     name: str
     uid: str = ""
     expect: int = -1
+
+    @classmethod
+    def of(cls, resource: Resource, *, unchanged: bool = False) -> Delete:
+        """Remove *resource*, not one made anew; *unchanged*: only if it is as it was read."""
+        meta = resource.metadata
+        return cls(
+            kind=resource.kind, namespace=meta.namespace, name=meta.name, uid=meta.uid,
+            expect=_expected(resource, unchanged),
+        )  # fmt: skip
+
+
+def _expected(resource: Resource, unchanged: bool) -> int:
+    return resource.metadata.revision if unchanged else -1
 
 
 Operation = Put | PatchStatus | Delete

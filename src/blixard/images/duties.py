@@ -115,7 +115,7 @@ def reported(
     }
     if report.phase == "Ready":
         status["nodes"] = _with_node(image, node_name, known)
-    return _patch(image, status)
+    return PatchStatus.of(image, status, unchanged=True)
 
 
 def found_on(
@@ -129,7 +129,7 @@ def found_on(
         return None
     if msgspec.convert(recipe, GuestRecipe) != msgspec.convert(image.spec, GuestRecipe):
         return None
-    return _patch(image, {"nodes": names})
+    return PatchStatus.of(image, {"nodes": names}, unchanged=True)
 
 
 def _with_node(image: Resource, name: str, known: set[str]) -> list[str]:
@@ -137,17 +137,6 @@ def _with_node(image: Resource, name: str, known: set[str]) -> list[str]:
     now = [str(n) for n in image.status.get("nodes", ())] if is_ready(image) else []
     there = [n for n in now if n in known and n != name]
     return sorted([*there, name] if len(there) < NODES_MAX else there)
-
-
-def _patch(image: Resource, status: dict[str, object]) -> PatchStatus:
-    return PatchStatus(
-        kind="Image",
-        namespace=image.metadata.namespace,
-        name=image.metadata.name,
-        uid=image.metadata.uid,
-        status=status,
-        expect=image.metadata.revision,
-    )
 
 
 def shortened(text: str) -> str:

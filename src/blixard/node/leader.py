@@ -25,7 +25,6 @@ from blixard.node.views import (
     heartbeat_verdict,
     lost_status,
     may_start,
-    node_status,
     source_of,
     to_be_fenced,
 )
@@ -114,7 +113,7 @@ class LeaderDuties:
         said: dict[str, object] = {"version": heartbeat.version, "featureLevel": heartbeat.level}
         if not heartbeat.version or all(node.status.get(k) == v for k, v in said.items()):
             return node
-        await self._commit((node_status(node, said),), term)
+        await self._commit((PatchStatus.of(node, said, unchanged=True),), term)
         return self._node(node.metadata.uid)
 
     async def _welcome(self, node: Resource, term: int) -> None:
@@ -122,7 +121,7 @@ class LeaderDuties:
         # If it was lost, the commit of that is applied; a doubt about its outcome is over.
         self._leases.fencing_answered(node.metadata.uid, "")
         self._leases.acknowledge(node.metadata.uid, _now())
-        ready = node_status(node, {"state": "Ready", "reason": ""})
+        ready = PatchStatus.of(node, {"state": "Ready", "reason": ""}, unchanged=True)
         event = node_event(node, "Ready", f"{node.metadata.name} takes part")
         await self._commit((ready, *self._events([event])), term)
         self._env.log("info", "node_ready", node=node.metadata.name)
@@ -274,7 +273,9 @@ class LeaderDuties:
         status = lost_status(node, reason, self._env.wall_time_ms())
         event = node_event(node, "Lost", f"{node.metadata.name} was {reason}")
         try:
-            await self._commit((node_status(node, status), *self._events([event])), term)
+            await self._commit(
+                (PatchStatus.of(node, status, unchanged=True), *self._events([event])), term
+            )
         except BlixardError as error:
             leases.fencing_answered(uid, error.code)
             raise

@@ -209,37 +209,18 @@ class Roster:
         phase = {"done": "Succeeded", "failed": "Failed"}.get(step.kind, "Running")
         status: dict[str, object] = {"phase": phase, "step": step.kind, "message": step.message}
         if any(operation.status.get(key) != value for key, value in status.items()):
-            await self._commit((_patch(operation, status),), term)
+            await self._commit((PatchStatus.of(operation, status),), term)
 
     async def _do(self, step: RemovalStep, node: Resource | None, term: int) -> None:
         if node is None:
             return
         if step.kind == "mark":
-            await self._commit((_patch(node, {"removing": True}),), term)
+            await self._commit((PatchStatus.of(node, {"removing": True}),), term)
         elif step.kind == "fence":
             self._duties.stop_granting(node.metadata.uid)
         elif step.kind == "delete":
-            await self._commit((_delete(node),), term)
+            await self._commit((Delete.of(node),), term)
             self._env.transport.remove_peer(node.metadata.uid)
 
     async def _commit(self, ops: tuple[Operation, ...], term: int) -> None:
         await self._cluster.commit(ops, actor="system:roster", term=term, timeout_s=COMMIT_S)
-
-
-def _patch(resource: Resource, status: dict[str, object]) -> PatchStatus:
-    return PatchStatus(
-        kind=resource.kind,
-        namespace=resource.metadata.namespace,
-        name=resource.metadata.name,
-        uid=resource.metadata.uid,
-        status=status,
-    )
-
-
-def _delete(resource: Resource) -> Delete:
-    return Delete(
-        kind=resource.kind,
-        namespace=resource.metadata.namespace,
-        name=resource.metadata.name,
-        uid=resource.metadata.uid,
-    )

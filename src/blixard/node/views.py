@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from blixard.cluster.leases import LeaderLeases
-from blixard.cluster.resources import PatchStatus, Resource
+from blixard.cluster.resources import Resource
 from blixard.cluster.store import Store
 from blixard.functions.shares import duties_of
 from blixard.functions.spec import digest_of
@@ -194,15 +194,3 @@ def lost_status(node: Resource, reason: str, now_ms: int) -> dict[str, object]:
     """Return the status that ends a node's epoch."""
     epoch = int(node.status.get("epoch", 0))
     return {"state": "Lost", "epoch": epoch + 1, "reason": reason, "lostAtMs": now_ms}
-
-
-def node_status(node: Resource, status: dict[str, object]) -> PatchStatus:
-    """Return the change of a node's status, refused if the node changed meanwhile."""
-    return PatchStatus(
-        kind="Node",
-        namespace=node.metadata.namespace,
-        name=node.metadata.name,
-        uid=node.metadata.uid,
-        status=status,
-        expect=node.metadata.revision,
-    )

@@ -310,41 +310,17 @@ def _first_use(
 
 
 def _use_token(token: Resource, request: JoinRequest, key_id: str, now_ms: int) -> PatchStatus:
-    return PatchStatus(
-        kind=token.kind,
-        namespace=token.metadata.namespace,
-        name=token.metadata.name,
-        uid=token.metadata.uid,
-        status={"usedByKey": key_id, "usedByName": request.name, "usedAtMs": now_ms},
-        expect=token.metadata.revision,
-    )
+    used = {"usedByKey": key_id, "usedByName": request.name, "usedAtMs": now_ms}
+    return PatchStatus.of(token, used, unchanged=True)
 
 
 def _count_raft_id(config: Resource, raft_id: int) -> Put:
-    return Put(
-        kind=config.kind,
-        namespace=config.metadata.namespace,
-        name=config.metadata.name,
-        spec={**config.spec, "nextRaftId": raft_id + 1},
-        labels=config.metadata.labels,
-        owner=config.metadata.owner,
-        expect=config.metadata.revision,
-    )
+    return Put.of(config, {**config.spec, "nextRaftId": raft_id + 1}, unchanged=True)
 
 
 def _forget_removed(node: Resource | None) -> tuple[Operation, ...]:
     """Free the name of a removed node; its raft id and uid are never used again."""
-    if node is None:
-        return ()
-    return (
-        Delete(
-            kind=node.kind,
-            namespace=node.metadata.namespace,
-            name=node.metadata.name,
-            uid=node.metadata.uid,
-            expect=node.metadata.revision,
-        ),
-    )
+    return () if node is None else (Delete.of(node, unchanged=True),)
 
 
 def _make_node(

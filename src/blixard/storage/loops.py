@@ -13,7 +13,7 @@ import msgspec
 
 from blixard.base.errors import BlixardError
 from blixard.cluster.facade import Cluster
-from blixard.cluster.resources import Operation, Resource
+from blixard.cluster.resources import Operation, PatchStatus, Resource
 from blixard.ports.environment import Environment
 from blixard.ports.volumes import Backend, PoolHealth, VolumeBackend
 from blixard.storage import remote
@@ -26,7 +26,6 @@ from blixard.storage.planner import (
     failed_ops,
     is_current,
     orphans,
-    patch,
     settled_ops,
 )
 from blixard.storage.spec import StoragePoolSpec, pool_plan, size_bytes
@@ -185,7 +184,7 @@ class StorageController:
                 told["orphans"] = left[:ORPHANS_MAX]
         news = {key: value for key, value in told.items() if pool.status.get(key) != value}
         if news:
-            await self._commit([patch(pool, news)], term)
+            await self._commit([PatchStatus.of(pool, news)], term)
 
     def _turn(self, what: str, pool: Resource, every_s: float) -> bool:
         """Tell whether it is time again for a look."""

@@ -7,7 +7,7 @@ volume is never used again, and a fence only ever shuts out epochs that have end
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -110,22 +110,13 @@ def settled_ops(store: Store) -> list[Operation]:
         if volume.status.get("deleting"):
             continue
         if bound_to(volume) and holder is None and volume.spec.get("reclaim") == "delete":
-            meta = volume.metadata
-            ops.append(
-                Delete(
-                    kind="Volume",
-                    namespace=meta.namespace,
-                    name=meta.name,
-                    uid=meta.uid,
-                    expect=meta.revision,
-                )
-            )
+            ops.append(Delete.of(volume, unchanged=True))
         pool = pools.get(str(volume.spec.get("pool")))
         local = pool is not None and _backend(pool) == "local"
         made = volume.status.get("phase") == "Available"
         if local and not made and holder is not None and holder.status.get("ready"):
             status = {"phase": "Available", "node": holder.spec.get("node")}
-            ops.append(patch(volume, status))
+            ops.append(PatchStatus.of(volume, status))
     return ops
 
 
@@ -134,47 +125,33 @@ def done_ops(action: Action) -> list[Operation]:
     target = action.target
     match action.kind:
         case "fence":
-            return [patch(target, {"storageFencedEpoch": action.epoch})]
+            return [PatchStatus.of(target, {"storageFencedEpoch": action.epoch})]
         case "make-pool":
             generation = target.metadata.generation
             told = {"phase": "Ready", "observedGeneration": generation, "message": None}
-            return [patch(target, told)]
+            return [PatchStatus.of(target, told)]
         case "make":
-            return [patch(target, {"phase": "Available", "message": None})]
-    meta = target.metadata
-    gone = Delete(kind=target.kind, namespace=meta.namespace, name=meta.name, uid=meta.uid)
-    return [patch(target, {"gone": True}), gone]
+            return [PatchStatus.of(target, {"phase": "Available", "message": None})]
+    return [PatchStatus.of(target, {"gone": True}), Delete.of(target)]
 
 
 def failed_ops(action: Action, message: str) -> list[Operation]:
     """Return what is shown of a call that failed, if that is news."""
     if action.kind == "fence" or action.target.status.get("message") == message:
         return []
-    return [patch(action.target, {"message": message})]
+    return [PatchStatus.of(action.target, {"message": message})]
 
 
 def begun_ops(action: Action) -> list[Operation]:
     """Return what has to be known before a call: whom the storage is about to shut out."""
     if action.kind != "fence" or action.target.status.get("storageFenceEpoch") == action.epoch:
         return []
-    return [patch(action.target, {"storageFenceEpoch": action.epoch})]
+    return [PatchStatus.of(action.target, {"storageFenceEpoch": action.epoch})]
 
 
 def orphans(store: Store, found: list[str]) -> list[str]:
     """Return the volumes of a pool that nothing declares, of those that the backend has."""
     return [uid for uid in found if store.by_uid(uid) is None]
-
-
-def patch(resource: Resource, status: dict[str, Any]) -> PatchStatus:
-    """Return a change of a status; one that was deleted and made anew meanwhile is not meant."""
-    meta = resource.metadata
-    return PatchStatus(
-        kind=resource.kind,
-        namespace=meta.namespace,
-        name=meta.name,
-        uid=meta.uid,
-        status=status,
-    )
 
 
 def _backend(pool: Resource) -> str:

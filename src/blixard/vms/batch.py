@@ -48,36 +48,16 @@ class Batch:
 
     def put(self, instance: Resource, spec: InstanceSpec) -> None:
         """Give an instance another spec, unless it changed since it was read."""
-        meta, document = instance.metadata, msgspec.to_builtins(spec)
+        document = msgspec.to_builtins(spec)
         if spec.migration:
             before = msgspec.to_builtins(msgspec.convert(instance.spec, InstanceSpec))
             if not still_fits(before, document):
                 del document["migration"]  # what it is prepared for is no longer wanted
-        self._add(
-            Put(
-                kind="Instance",
-                namespace=meta.namespace,
-                name=meta.name,
-                uid=meta.uid,
-                owner=meta.owner,
-                labels=meta.labels,
-                spec=document,
-                expect=meta.revision,
-            )
-        )
+        self._add(Put.of(instance, document, unchanged=True))
 
     def delete(self, resource: Resource) -> None:
         """Delete a VM or an instance, unless it changed since it was read."""
-        meta = resource.metadata
-        self._add(
-            Delete(
-                kind=resource.kind,
-                namespace=meta.namespace,
-                name=meta.name,
-                uid=meta.uid,
-                expect=meta.revision,
-            )
-        )
+        self._add(Delete.of(resource, unchanged=True))
 
     def set_status(self, member: Member, *, phase: str, ready: bool, reason: str) -> None:
         """Say how an instance is, if that is news."""
@@ -87,16 +67,7 @@ class Batch:
         """Set these keys of a status, if one of them is news."""
         if all(resource.status.get(key) == value for key, value in status.items()):
             return
-        meta = resource.metadata
-        self._add(
-            PatchStatus(
-                kind=resource.kind,
-                namespace=meta.namespace,
-                name=meta.name,
-                uid=meta.uid,
-                status=status,
-            )
-        )
+        self._add(PatchStatus.of(resource, status))
 
     def _add(self, op: Operation) -> None:
         self.ops.append(op)

@@ -71,10 +71,7 @@ class Claims:
         else:
             self._check_free(volume, claim)
             uid, size = volume.metadata.uid, size_bytes(volume.spec["size"])
-            op = PatchStatus(
-                kind="Volume", namespace=namespace, name=name, uid=uid, status=status,
-                expect=volume.metadata.revision,
-            )  # fmt: skip
+            op = PatchStatus.of(volume, status, unchanged=True)
         plan = pool_plan(claim.pool, msgspec.convert(pool.spec, StoragePoolSpec))
         return InstanceVolume(
             name=claim.name,

@@ -49,7 +49,7 @@ class MigrationPlanner:
                 break
         old = [m for found in finished.values() for m in _superfluous(found)]
         if old:
-            plan.append(tuple(_delete(m) for m in old[:MOVES_MAX]))
+            plan.append(tuple(Delete.of(m, unchanged=True) for m in old[:MOVES_MAX]))
         return plan
 
     def _step(self, migration: Resource) -> tuple[Operation, ...]:
@@ -248,13 +248,10 @@ def switch(instance: Resource, migration: Resource, epoch: int) -> tuple[Operati
     )
     return (
         msgspec.structs.replace(paused, node_uid=spec.node, node_epoch=epoch, run=spec.run),
-        msgspec.structs.replace(_put(instance, moved), expect=-1),
-        PatchStatus(
-            kind="Instance",
-            namespace=instance.metadata.namespace,
-            name=instance.metadata.name,
-            uid=instance.metadata.uid,
-            status={"phase": "Migrating", "reason": "", PAUSED_FOR: None, "arrivedBy": None},
+        Put.of(instance, msgspec.to_builtins(moved)),
+        PatchStatus.of(
+            instance,
+            {"phase": "Migrating", "reason": "", PAUSED_FOR: None, "arrivedBy": None},
         ),
         _patch(migration, {"phase": "Switching", "switched": True}),
     )
@@ -273,7 +270,7 @@ def _sent(
 
 def _stepped(instance: Resource, step: str) -> Operation:
     spec = {**instance.spec, "migration": {**instance.spec["migration"], "step": step}}
-    return _put_document(instance, spec)
+    return Put.of(instance, spec, unchanged=True)
 
 
 def _superfluous(finished: list[Resource]) -> list[Resource]:
@@ -286,29 +283,9 @@ def _superfluous(finished: list[Resource]) -> list[Resource]:
     ]
 
 
-def _delete(migration: Resource) -> Operation:
-    meta = migration.metadata
-    return Delete(
-        kind="Migration", namespace=meta.namespace, name=meta.name, uid=meta.uid,
-        expect=meta.revision,
-    )  # fmt: skip
-
-
 def _patch(resource: Resource, status: dict[str, object]) -> PatchStatus:
-    meta = resource.metadata
-    return PatchStatus(
-        kind=resource.kind, namespace=meta.namespace, name=meta.name, uid=meta.uid, status=status,
-        expect=meta.revision,
-    )  # fmt: skip
+    return PatchStatus.of(resource, status, unchanged=True)
 
 
 def _put(instance: Resource, spec: InstanceSpec) -> Put:
-    return _put_document(instance, msgspec.to_builtins(spec))
-
-
-def _put_document(instance: Resource, spec: dict[str, Any]) -> Put:
-    meta = instance.metadata
-    return Put(
-        kind="Instance", namespace=meta.namespace, name=meta.name, uid=meta.uid, owner=meta.owner,
-        labels=meta.labels, spec=spec, expect=meta.revision,
-    )  # fmt: skip
+    return Put.of(instance, msgspec.to_builtins(spec), unchanged=True)

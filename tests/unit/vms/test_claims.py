@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from blixard.cluster.resources import Delete, Put
-from blixard.storage.planner import actions, begun_ops, done_ops, patch, settled_ops
+from blixard.cluster.resources import Delete, PatchStatus, Put
+from blixard.storage.planner import actions, begun_ops, done_ops, settled_ops
 from tests.unit.vms.states import Cluster
 
 CLAIM = {"name": "data", "pool": "ssd", "size": 1}
@@ -167,7 +167,7 @@ def test_volume_in_use_is_not_deleted():
     cluster.commit(Delete(kind="Volume", namespace="default", name="web-1-data"))
     assert volumes(cluster)["web-1-data"].status["deleting"]
     assert work(cluster) == []
-    gone = patch(volumes(cluster)["web-1-data"], {"gone": True})
+    gone = PatchStatus.of(volumes(cluster)["web-1-data"], {"gone": True})
     delete = Delete(kind="Volume", namespace="default", name="web-1-data")
     assert "is bound to it" in cluster.apply(gone, delete).message
 
@@ -179,7 +179,7 @@ def test_volume_has_one_writer():
     stolen = {**second.spec, "volumes": first.spec["volumes"]}
     put = Put(kind="Instance", namespace="default", name="web-2", spec=stolen)
     assert "bound to another instance" in cluster.apply(put).message
-    taken = patch(volumes(cluster)["web-1-data"], {"instance": second.metadata.uid})
+    taken = PatchStatus.of(volumes(cluster)["web-1-data"], {"instance": second.metadata.uid})
     assert "is bound to it" in cluster.apply(taken).message
 
 

@@ -26,7 +26,6 @@ from blixard.node.views import (
     heartbeat_verdict,
     lost_status,
     may_start,
-    node_status,
     to_be_fenced,
 )
 from blixard.ports.hypervisor import HypervisorInstance, LaunchPlan
@@ -95,11 +94,13 @@ class Rules:
         """Apply a fencing decided in term *decided* on *seen*, in an entry of term *entered*."""
         before = cluster._replace(members=_with(cluster.members, number, seen))
         node = self.node(before, number)
-        op = node_status(node, lost_status(node, "", _TIME_MS))
+        op = PatchStatus.of(node, lost_status(node, "", _TIME_MS), unchanged=True)
         return self._commit(cluster, (op,), decided=decided, entered=entered)
 
     def _welcomed(self, cluster: Replicated, number: int) -> Replicated:
-        op = node_status(self.node(cluster, number), {"state": "Ready", "reason": ""})
+        op = PatchStatus.of(
+            self.node(cluster, number), {"state": "Ready", "reason": ""}, unchanged=True
+        )
         return self._commit(cluster, (op,), decided=1, entered=1)[0]
 
     def _planned(self, cluster: Replicated) -> Replicated:
