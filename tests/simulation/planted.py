@@ -121,6 +121,8 @@ MUTANTS = (
            "db runs elsewhere"),
     _scene(storage.forgets_to_detach, "S1", "storage/operations", "storage is whole"),
     _scene(storage.deletes_what_is_bound, "S2", "storage/deleted-in-use", "kept volume"),
+    _scene(storage.any_node_will_do, "S5", "storage/never-ready", "placement by storage"),
+    _scene(storage.known_once_it_is_ready, "S5", "storage/never-ready", "placement by storage"),
     _scene(moves.writes_while_it_stands_still, "S3", "storage/moved", "stale write"),
     _scene(moves.leaves_with_a_write_under_way, "S3", "storage/moved-while-it-hangs",
            "left with a write under way"),

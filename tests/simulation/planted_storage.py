@@ -8,6 +8,7 @@ from blixard.cluster import kinds as cluster_kinds
 from blixard.simulation.volumes import SimVolumes
 from blixard.storage import planner
 from blixard.vms import members
+from blixard.vms.claims import Claims
 from blixard.vms.disks import Disks
 
 
@@ -57,6 +58,16 @@ def attaches_with_an_older_key():
 def forgets_to_detach():
     """A node that has stopped an instance keeps its volumes."""
     return patched(Disks, "detach", _nothing)
+
+
+def any_node_will_do():
+    """An instance with local volumes is placed like any other."""
+    return patched(Claims, "home", lambda _claims, _spec: "")
+
+
+def known_once_it_is_ready():
+    """Where local volumes lie is written down when their guest is ready, not when it is placed."""
+    return patched(Claims, "stay", lambda _claims, _vm, _spec: [])
 
 
 def deletes_what_is_bound():

@@ -97,7 +97,6 @@ class SimCeph:
         self.stopped: set[int] = set()  # host numbers: monitor and OSD do not run there
         self.held_until_ns: dict[int, int] = {}  # host number: what it sends arrives only then
         self._waiting: list[Write] = []
-        self._clients = 0
         self._ticking = False
 
     # who is there
@@ -301,9 +300,9 @@ class SimCeph:
 
     def open(self, image: Image, node_uid: str) -> int:
         """Return the number of a new client of a volume."""
-        self._clients += 1
-        image.opened[self._clients] = node_uid
-        return self._clients
+        client = self.stored.client()
+        image.opened[client] = node_uid
+        return client
 
     def shut_out(self, image: Image, node_uid: str) -> None:
         """Refuse all that clients on a node sent, and send, to a volume."""

@@ -1,4 +1,6 @@
-"""What must hold of volumes: one writer, no write of an older run, nothing acknowledged is lost."""
+"""What must hold of volumes: one writer, no write of an older run, nothing acknowledged is lost,
+and whoever's data are files of one host runs nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +24,13 @@ class Stored:
         self.fail: Callable[[str, str], None] = lambda _name, _text: None
         self.happened: Callable[[str], None] = lambda _what: None
         self.writes = 0
+        self._clients = 0
+        self._homes: dict[str, int] = {}  # volumes that are files: the host of their first guest
+
+    def client(self) -> int:
+        """Return the number of a new client of a volume."""
+        self._clients += 1
+        return self._clients
 
     def started(self, host: int, plan: LaunchPlan) -> None:
         """The CPUs of a guest run: nobody else may have one of its volumes."""
@@ -43,6 +52,15 @@ class Stored:
     def opened(self, volume: str, client: int, plan: LaunchPlan) -> None:
         """A guest opened a volume, at the start of its CPUs."""
         self._newest[volume] = (client, f"{plan.name}, run {plan.run}, epoch {plan.node_epoch}")
+
+    def lies(self, volume: str, host: int, plan: LaunchPlan) -> None:
+        """A guest opened a volume that is a file of its host."""
+        home = self._homes.setdefault(volume, host)
+        if home != host:
+            self.fail(
+                "placement by storage",
+                f"{plan.name} starts on host {host}, and its volume {volume} lies on host {home}",
+            )
 
     def accepted(self, volume: str, client: int, user: str) -> None:
         """No write of an older client is accepted after a newer one has started."""

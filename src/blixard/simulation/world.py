@@ -14,8 +14,9 @@ from blixard.simulation.ceph import SimCeph
 from blixard.simulation.clock import HostClock
 from blixard.simulation.disk import DiskImage, SimDisk
 from blixard.simulation.environment import SimEnvironment, describe
-from blixard.simulation.guest_disks import GuestDisk
+from blixard.simulation.guest_disks import CephMedium, GuestDisk, Medium
 from blixard.simulation.hypervisor import GuestWorld, Observer, SimHypervisor
+from blixard.simulation.local_volumes import LocalMedium, SimLocalVolumes
 from blixard.simulation.loop import Mode, SimLoop
 from blixard.simulation.network import Network
 from blixard.simulation.process import Process
@@ -24,7 +25,6 @@ from blixard.simulation.trace import Trace
 from blixard.simulation.transport import SimTransport
 from blixard.simulation.volumes import SimVolumes
 from blixard.storage.backends import Backends
-from blixard.storage.fake.volumes import FakeVolumes
 
 MAX_DRIFT_PPB = 500_000
 LOG_LINES = 200
@@ -57,7 +57,7 @@ class Host:
         self.address = f"10.0.0.{number}:7000"
         self.image = DiskImage(world.streams.get(f"disk/{number}"))
         self.image.on_sync = self._synced
-        self.local_volumes = FakeVolumes()
+        self.local_volumes = SimLocalVolumes()
         self.lost: dict[int, DiskImage] = {}  # the disks of the members before, by their raft id
         self.daemon: Daemon | None = None
         self.up = False
@@ -100,14 +100,19 @@ class Host:
     ) -> list[GuestDisk]:
         """A guest with volumes begins to run."""
         used = []
+        ceph, stored = self.world.ceph, self.world.ceph.stored
         draw = self.world.streams.get(f"writes/{plan.instance_uid}/{plan.run}/{self.number}")
         for disk in plan.disks:
+            medium: Medium
             if disk.kind == "rbd":
-                made = GuestDisk(
-                    self.world.ceph, self, plan, disk, alive=alive, runs=runs, generator=draw
+                medium = CephMedium(ceph, self, plan, disk, alive=alive)
+            else:
+                medium = LocalMedium(
+                    self.local_volumes, stored, self.machine, plan, disk, alive=alive
                 )
-                made.begin(at_ns)
-                used.append(made)
+            made = GuestDisk(medium, stored, self.machine, alive=alive, runs=runs, generator=draw)
+            made.begin(at_ns)
+            used.append(made)
         return used
 
     def renew(self) -> None:
@@ -118,6 +123,7 @@ class Host:
         self.uid = f"node-{self.number}.{self.generation}"
         self.raft_id = self.number + self.generation * GENERATION
         self.lost[before] = self.image.replace()
+        self.local_volumes = SimLocalVolumes()
 
     def start_daemon(self) -> Daemon:
         """Start a new incarnation of the daemon."""

@@ -107,12 +107,31 @@ class Claims:
         return ""
 
     def home(self, spec: InstanceSpec) -> str:
-        """Return the uid of the node that has the local volumes of an instance, if they exist."""
+        """Return the uid of the node that has the local volumes of an instance, or may have them.
+
+        One that was removed before they are known to exist has nothing to come back to.
+        """
         for disk in spec.disks:
             volume = self._store.by_uid(disk.uid)
-            if disk.backend == "local" and volume is not None and volume.status.get("node"):
-                return str(volume.status["node"])
+            home = _home(volume) if disk.backend == "local" else ""
+            if home and (is_made(volume) or self._store.by_uid(home) is not None):
+                return home
         return ""
+
+    def stay(self, vm: Resource, spec: InstanceSpec) -> list[Operation]:
+        """Return what binds the local volumes of a placed instance to its node.
+
+        From now on, not from when the guest is ready: it may write before, and never be ready.
+        """
+        return [
+            PatchStatus(
+                kind="Volume", namespace=vm.metadata.namespace,
+                name=f"{vm.metadata.name}-{spec.ordinal}-{disk.name}", uid=disk.uid,
+                status={"node": spec.node},
+            )
+            for disk in spec.disks
+            if disk.backend == "local" and _home(self._store.by_uid(disk.uid)) != spec.node
+        ]  # fmt: skip
 
     def known(self, spec: InstanceSpec) -> InstanceSpec:
         """Return the spec with what is known of its volumes now: those that were made stay so."""
@@ -127,6 +146,10 @@ class Claims:
     def _backend(self, pool_name: str) -> str:
         pool = self._store.get("StoragePool", "", pool_name)
         return str(pool.spec.get("backend", "ceph")) if pool is not None else ""
+
+
+def _home(volume: Resource | None) -> str:
+    return str(volume.status.get("node") or "") if volume is not None else ""
 
 
 def is_made(volume: Resource | None) -> bool:

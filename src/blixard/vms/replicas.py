@@ -253,6 +253,7 @@ class ReplicaPlanner:
         if chosen is None:
             self._unplace(wanted, member, phase="Pending", reason=why)
             return
+        self._batch.add(self._claims.stay(vm, chosen))
         self._batch.put(member.resource, chosen)
         self._batch.set_status(member, phase="Pending", ready=False, reason="")
 
@@ -327,7 +328,7 @@ class ReplicaPlanner:
             why, chosen = self._chosen(vm, spec, wanted)
             status = InstanceStatus(reason=why)
             wanted = chosen or wanted
-        self._batch.add(ops)
+        self._batch.add([*ops, *(self._claims.stay(vm, wanted) if wanted.node else ())])
         self._batch.create(vm, uid, wanted, status)
 
     def _report(self, vm: Resource, spec: VMSpec, members: list[Member], problem: str) -> None:

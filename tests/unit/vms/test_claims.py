@@ -202,6 +202,39 @@ def test_local_data_stay_with_their_node():
     assert node_of(cluster) == home
 
 
+def test_local_data_of_a_guest_that_was_never_ready_stay_with_their_node():
+    cluster = cluster_with(backend="local")
+    cluster.settle()
+    home = node_of(cluster)
+    assert volumes(cluster)["web-1-data"].status["phase"] == "Pending"
+    cluster.commit(Delete(kind="VM", namespace="default", name="web"))
+    cluster.settle()
+    cluster.stopped()
+    assert cluster.instances() == {}
+    cluster.lose(home)
+    cluster.vm(volumes=[CLAIM])
+    cluster.settle()
+    assert cluster.instances()["web-1"]["node"] == ""
+    cluster.patch("Node", home, state="Ready")
+    cluster.settle()
+    assert node_of(cluster) == home
+
+
+def test_local_volume_that_may_never_have_existed_does_not_wait_for_a_removed_node():
+    cluster = cluster_with(backend="local")
+    cluster.settle()
+    home = node_of(cluster)
+    cluster.commit(Delete(kind="VM", namespace="default", name="web"))
+    cluster.settle()
+    cluster.stopped()
+    cluster.commit(Delete(kind="Node", namespace="", name=home))
+    cluster.vm(volumes=[CLAIM])
+    run(cluster)
+    elsewhere = cluster.instances()["web-1"]["node"]
+    assert elsewhere
+    assert volumes(cluster)["web-1-data"].status["node"] == elsewhere
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [({"pool": "hdd"}, "pool cannot change"), ({"size": "1MiB"}, "made smaller")],

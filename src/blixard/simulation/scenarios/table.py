@@ -11,6 +11,7 @@ from blixard.simulation.scenarios import (
     divergence,
     functions,
     leaders,
+    local_volumes,
     members,
     membership,
     migrations,
@@ -48,6 +49,7 @@ _AREAS = (
     recovery,
     divergence,
     storage,
+    local_volumes,
     functions,
 )
 

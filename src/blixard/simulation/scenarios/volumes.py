@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from blixard.cluster.store import Store
+from blixard.ports.volumes import Backend
 from blixard.simulation.ceph import Image, SimCeph
 from blixard.simulation.scenarios.guests import state, store_of
 from blixard.simulation.scenarios.shell import Shell
@@ -15,9 +16,9 @@ _CALL_S = 8.0
 CLAIM = "data"
 
 
-def make_pool(shell: Shell, name: str, *, replicas: int = 3) -> None:
-    """Declare a pool on the simulated Ceph, unless it is there."""
-    spec = {"backend": "ceph", "replicas": replicas}
+def make_pool(shell: Shell, name: str, *, replicas: int = 3, backend: Backend = "ceph") -> None:
+    """Declare a pool, on the simulated Ceph or of files of the hosts, unless it is there."""
+    spec = {"backend": backend, **({"replicas": replicas} if backend == "ceph" else {})}
     _put(shell, f"/v1/storagepools/{name}", "StoragePool", name, spec)
 
 
