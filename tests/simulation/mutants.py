@@ -10,7 +10,7 @@ from blixard.cluster.leases import LeaseConfig
 from blixard.consensus.log import Log
 from blixard.consensus.node import RaftNode
 from blixard.consensus.saving import Saver
-from blixard.simulation.hypervisor import GuestWorld
+from blixard.simulation.guest_world import GuestWorld
 from blixard.simulation.register import RegisterMachine
 from blixard.vms import guarding, replicas
 from blixard.vms.worker import Worker

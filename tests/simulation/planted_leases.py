@@ -9,7 +9,7 @@ from blixard.node import leader, views
 from blixard.node.authority import NodeAuthority
 from blixard.node.leader import LeaderDuties
 from blixard.simulation.environment import SimEnvironment
-from blixard.simulation.hypervisor import GuestWorld
+from blixard.simulation.guest_world import GuestWorld
 from blixard.vms import loops, members, worker
 from blixard.vms.guarding import mode_of
 from blixard.vms.worker import Worker

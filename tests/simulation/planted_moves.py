@@ -6,7 +6,7 @@ from tests.simulation.planted_raft import all_of
 from blixard.base.errors import BlixardError
 from blixard.cluster.store import Draft
 from blixard.simulation import guest_state
-from blixard.simulation.hypervisor import GuestWorld
+from blixard.simulation.guest_world import GuestWorld
 from blixard.simulation.volumes import SimVolumes
 from blixard.vms import migrations, mover, rooms
 from blixard.vms.mover import Mover

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
+from blixard.simulation.guest_world import BOOT_MEAN_S, GuestWorld
 from blixard.simulation.hands import Hand, Hands, Undo, nothing
-from blixard.simulation.hypervisor import BOOT_MEAN_S, GuestWorld
 from blixard.simulation.planning import Fault
 
 _CRASHED = 139

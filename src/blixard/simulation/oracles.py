@@ -13,9 +13,9 @@ from blixard.simulation.capacity import Capacity
 from blixard.simulation.contents import Contents
 from blixard.simulation.durable import DurableLog, Entry
 from blixard.simulation.effects import Effects
+from blixard.simulation.guest_processes import Observer
 from blixard.simulation.guest_runs import GuestRuns
 from blixard.simulation.guest_state import GuestState
-from blixard.simulation.hypervisor import Observer
 from blixard.simulation.stops import Stops
 from blixard.simulation.stored import Stored
 

@@ -15,7 +15,9 @@ from blixard.simulation.clock import HostClock
 from blixard.simulation.disk import DiskImage, SimDisk
 from blixard.simulation.environment import SimEnvironment, describe
 from blixard.simulation.guest_disks import CephMedium, GuestDisk, Medium
-from blixard.simulation.hypervisor import GuestWorld, Observer, SimHypervisor
+from blixard.simulation.guest_processes import Observer
+from blixard.simulation.guest_world import GuestWorld
+from blixard.simulation.hypervisor import SimHypervisor
 from blixard.simulation.local_volumes import LocalMedium, SimLocalVolumes
 from blixard.simulation.loop import Mode, SimLoop
 from blixard.simulation.network import Network

@@ -8,7 +8,7 @@ from blixard.base.errors import BlixardError
 from blixard.ports.hypervisor import LaunchPlan
 from blixard.ports.volumes import DiskAttachment, PoolPlan
 from blixard.simulation.ceph import SECOND, Write
-from blixard.simulation.hypervisor import Observer
+from blixard.simulation.guest_processes import Observer
 from blixard.simulation.volumes import SimVolumes
 from blixard.simulation.world import World
 

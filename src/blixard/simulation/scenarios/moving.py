@@ -9,7 +9,7 @@ from typing import Any
 from blixard.api.client import ApiClient
 from blixard.base.errors import BlixardError
 from blixard.cluster.resources import Resource
-from blixard.simulation.hypervisor import SimInstance
+from blixard.simulation.guest_processes import SimInstance
 from blixard.simulation.scenarios.guests import store_of
 from blixard.simulation.scenarios.shell import Shell
 from blixard.simulation.scenarios.stage import Stage
