@@ -12,7 +12,8 @@ from functools import lru_cache
 from zlib import crc32
 
 from blixard.consensus.log import HEADER_BYTES, decode_record
-from blixard.simulation.disk import DirectoryNode, DiskImage, FileNode
+from blixard.simulation.disk_image import DiskImage
+from blixard.simulation.inodes import DirectoryNode, FileNode
 
 _RECORD_BYTES = 256 << 20
 _NUMBERS = struct.Struct("<QQQ")

@@ -11,7 +11,7 @@ from blixard.consensus.snapshots import SnapshotMeta
 from blixard.consensus.wire import CHANNEL
 from blixard.simulation.bounds import watch_bounds
 from blixard.simulation.contention import History
-from blixard.simulation.disk import DiskImage
+from blixard.simulation.disk_image import DiskImage
 from blixard.simulation.durable import DurableLog
 from blixard.simulation.oracles import Oracles
 from blixard.simulation.process import Process

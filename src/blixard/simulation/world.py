@@ -12,7 +12,8 @@ from blixard.ports.hypervisor import LaunchPlan
 from blixard.simulation.backends import SimGuestBuilder, SimNetworkBackend
 from blixard.simulation.ceph import SimCeph
 from blixard.simulation.clock import HostClock
-from blixard.simulation.disk import DiskImage, SimDisk
+from blixard.simulation.disk import SimDisk
+from blixard.simulation.disk_image import DiskImage
 from blixard.simulation.environment import SimEnvironment, describe
 from blixard.simulation.guest_disks import CephMedium, GuestDisk, Medium
 from blixard.simulation.guest_processes import Observer

@@ -7,7 +7,9 @@ import pytest
 
 from blixard.simulation.clock import HostClock
 from blixard.simulation.damage import Trouble
-from blixard.simulation.disk import DiskImage, SimDisk, tear
+from blixard.simulation.disk import SimDisk
+from blixard.simulation.disk_image import DiskImage
+from blixard.simulation.inodes import tear
 from blixard.simulation.loop import SimLoop
 from blixard.simulation.process import Process
 

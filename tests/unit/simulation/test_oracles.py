@@ -8,8 +8,9 @@ from zlib import crc32
 import pytest
 
 from blixard.consensus.log import GROUP, HEAD, encode_record
-from blixard.simulation.disk import DirectoryNode, DiskImage, FileNode
+from blixard.simulation.disk_image import DiskImage
 from blixard.simulation.durable import DurableLog
+from blixard.simulation.inodes import DirectoryNode, FileNode
 from blixard.simulation.observed import Watch
 from blixard.simulation.oracles import Oracles
 from blixard.simulation.votes import votes_in

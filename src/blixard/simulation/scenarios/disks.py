@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from blixard.consensus.config import RaftConfig
-from blixard.simulation.disk import FileNode
+from blixard.simulation.inodes import FileNode
 from blixard.simulation.scenarios.moments import DISK_STEPS, LOG, Moment
 from blixard.simulation.scenarios.stage import Scenario, Stage
 from blixard.simulation.world import Host

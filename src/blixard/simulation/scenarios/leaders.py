@@ -10,7 +10,7 @@ import msgspec
 from blixard.base.errors import BlixardError
 from blixard.consensus.config import RaftConfig
 from blixard.simulation.cluster import App
-from blixard.simulation.disk import FileNode
+from blixard.simulation.inodes import FileNode
 from blixard.simulation.observed import Watch
 from blixard.simulation.scenarios.disks import SMALL
 from blixard.simulation.scenarios.restarts import PLAIN

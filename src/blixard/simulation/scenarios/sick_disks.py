@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from blixard.simulation.damage import Trouble
-from blixard.simulation.disk import DEFAULT_CAPACITY
+from blixard.simulation.disk_image import DEFAULT_CAPACITY
 from blixard.simulation.scenarios.disks import SMALL
 from blixard.simulation.scenarios.stage import Scenario, Stage
 
