@@ -24,7 +24,7 @@ class Canon:
     """Answers for one model; what it says of a node is worked out once."""
 
     def __init__(self, model: Model) -> None:
-        self._model = model
+        self._heard = model.messages.heard
         self._known = functools.cache(self._of)
 
     def of(self, state: State) -> State:
@@ -40,7 +40,7 @@ class Canon:
         if beat is not None:
             if beat.stage == "reply":
                 over = not beat.granted or beat.sent <= -_LEASE_TICKS
-                if over and self._model.heard(node, beat) == node._replace(beat=None):
+                if over and self._heard(node, beat) == node._replace(beat=None):
                     node = node._replace(beat=None)
             elif beat.stage != "confirmed" and beat.epoch:
                 node = node._replace(beat=beat._replace(epoch=0))

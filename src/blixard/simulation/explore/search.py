@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from blixard.simulation.explore.canonical import Canon
-from blixard.simulation.explore.model import Model, double_run
+from blixard.simulation.explore.model import Model
 from blixard.simulation.explore.rules import LEASE, Rules
 from blixard.simulation.explore.state import Budget, State, first_state
 from blixard.simulation.garbage import uncollected
@@ -94,7 +94,16 @@ def _wrong(rules: Rules, state: State) -> str:
     reports = rules.foreign_reports(state.cluster)
     if reports:
         return f"a report of {reports[0]} counts"
-    return double_run(state)
+    return _double_run(state)
+
+
+def _double_run(state: State) -> str:
+    """Return a text if the instance runs twice on hosts that are not frozen."""
+    running = [
+        node.process is not None and node.process.state == "running" and node.mode != "frozen"
+        for node in state.nodes
+    ]
+    return "the instance runs twice" if all(running) else ""
 
 
 def _way(came: dict[State, tuple[State, str] | None], state: State) -> tuple[str, ...]:

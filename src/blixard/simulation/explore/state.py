@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, TypeVar
 
+T = TypeVar("T")
 NODES = ("node-a", "node-b")
 
 
@@ -130,6 +132,14 @@ class State(NamedTuple):
     budget: Budget
 
 
+class Move(NamedTuple):
+    """One step: what happened, what it leads to, and what it broke ("" as it should be)."""
+
+    label: str
+    state: State
+    wrong: str = ""
+
+
 def first_state(budget: Budget, lease: int, *, silent: bool = False) -> State:
     """Return the settled start: the instance runs on the first node, both nodes hold leases.
 
@@ -147,3 +157,34 @@ def first_state(budget: Budget, lease: int, *, silent: bool = False) -> State:
         leader = leader._replace(heard=(-lease - 1, 0))
         node = node._replace(expires=0, sound=False, process=Process("exited", 1, 1, None))
     return State(cluster, leader, (), (node, idle), budget)
+
+
+def pair(values: Iterable[T]) -> tuple[T, T]:
+    """Return what was worked out for each of the two nodes."""
+    first, second = values
+    return first, second
+
+
+def exited(process: Process) -> Process:
+    """Return a process after its end, whatever ended it."""
+    return process._replace(state="exited", deadline=None)
+
+
+def restarted(node: Node) -> Node:
+    """Return a node whose daemon starts anew: it remembers nothing, its process runs on."""
+    return node._replace(
+        epoch=0, expires=0, fresh=False, outdated=False, view_epoch=-1, run=0, sound=False,
+        beat=None, view=None, start=None,
+    )  # fmt: skip
+
+
+def put(state: State, number: int, node: Node) -> State:
+    """Return the state with another node in a place."""
+    nodes = (node, state.nodes[1]) if number == 0 else (state.nodes[0], node)
+    return State(state.cluster, state.leader, state.log, nodes, state.budget)
+
+
+def spend(state: State, name: str) -> State:
+    """Return the state with one fault of a kind less to come."""
+    budget = state.budget
+    return state._replace(budget=budget._replace(**{name: getattr(budget, name) - 1}))
