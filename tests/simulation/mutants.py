@@ -12,8 +12,7 @@ from blixard.consensus.node import RaftNode
 from blixard.consensus.saving import Saver
 from blixard.simulation.guest_world import GuestWorld
 from blixard.simulation.register import RegisterMachine
-from blixard.vms import guarding, replicas
-from blixard.vms.worker import Worker
+from blixard.vms import arming, guarding, replicas
 
 
 @contextmanager
@@ -152,10 +151,10 @@ def older_words_count():
 def renewed_while_it_was_armed():
     """A lease that is renewed while the guard is told to arm: that it was does not matter."""
 
-    async def nothing(_worker, _armed_ns, _epoch):
+    async def nothing(_tools, _armed_ns, _epoch):
         return
 
-    return patched(Worker, "_tell_renewed", nothing)
+    return patched(arming, "_tell_renewed", nothing)
 
 
 def crash_in_a_task():

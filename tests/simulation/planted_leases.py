@@ -10,9 +10,8 @@ from blixard.node.authority import NodeAuthority
 from blixard.node.leader import LeaderDuties
 from blixard.simulation.environment import SimEnvironment
 from blixard.simulation.guest_world import GuestWorld
-from blixard.vms import loops, members, worker
+from blixard.vms import arming, launcher, loops, members
 from blixard.vms.guarding import mode_of
-from blixard.vms.worker import Worker
 
 
 def new_leader_does_not_wait():
@@ -72,13 +71,13 @@ def leases_on_the_monotonic_clock():
 
 def guard_is_not_armed():
     """Fenced guests run without a deadline."""
-    tell = Worker._tell_guard
+    tell = arming.tell_guard
 
-    async def silent(self, spec, epoch):
+    async def silent(uid, spec, tools, epoch):
         if mode_of(spec) != "fence":
-            await tell(self, spec, epoch)
+            await tell(uid, spec, tools, epoch)
 
-    return patched(Worker, "_tell_guard", silent)
+    return patched(arming, "tell_guard", silent)
 
 
 def runs_before_it_is_armed():
@@ -90,7 +89,7 @@ def runs_before_it_is_armed():
         place = order.index(after) + 1
         return order[place] if place < len(order) else None
 
-    return patched(worker, "start_step", backwards)
+    return patched(launcher, "start_step", backwards)
 
 
 def acts_without_authority():

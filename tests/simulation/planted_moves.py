@@ -9,8 +9,8 @@ from blixard.simulation import guest_state
 from blixard.simulation.guest_world import GuestWorld
 from blixard.simulation.volumes import SimVolumes
 from blixard.vms import migrations, mover, rooms
+from blixard.vms.held_disks import HeldDisks
 from blixard.vms.mover import Mover
-from blixard.vms.worker import Worker
 
 
 def goes_on_without_asking():
@@ -46,7 +46,7 @@ def leaves_with_a_write_under_way():
 
 def mover_keeps_the_volumes():
     """What has left, or did not come after all, is not given back."""
-    return patched(Worker, "_leave", _nothing)
+    return patched(HeldDisks, "leave", _nothing)
 
 
 def gives_back_for_the_other_end():

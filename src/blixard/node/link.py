@@ -18,8 +18,8 @@ from blixard.ports.environment import Environment
 from blixard.ports.hypervisor import Hypervisor
 from blixard.vms.moves import MoveAnswer, MoveWord
 from blixard.vms.reconcile import Assignment
+from blixard.vms.reporter import PATH_MAX
 from blixard.vms.spec import InstanceStatus, Phase
-from blixard.vms.worker import PATH_MAX
 
 REQUEST_S = 1.5
 PATIENCE_S = 0.4  # so that a lease outlives a leader that is cut off together with other voters

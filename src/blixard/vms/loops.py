@@ -22,7 +22,8 @@ from blixard.vms.reconcile import Assignment
 from blixard.vms.replicas import ReplicaPlanner
 from blixard.vms.settled import Settled
 from blixard.vms.spec import InstanceStatus, Phase
-from blixard.vms.worker import Authority, Tools, Worker
+from blixard.vms.tools import Authority, Tools
+from blixard.vms.worker import Worker
 
 PASS_DEADLINE_S = 10.0
 
@@ -159,7 +160,7 @@ class Reconciler:
     def report_all(self) -> None:
         """Send every status anew: a new leader or epoch has none of them."""
         for uid in sorted(self.workers):
-            self.workers[uid].report_again()
+            self.workers[uid].reporter.say_again()
 
     def changed(self, uid: str) -> None:
         """Look at an instance now: its process or its guest changed."""

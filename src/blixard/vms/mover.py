@@ -15,6 +15,7 @@ import msgspec
 from blixard.base.errors import BlixardError
 from blixard.ports.hypervisor import HypervisorInstance, MigrationFigures
 from blixard.ports.transport import Stream
+from blixard.vms import arming
 from blixard.vms.moves import Move, MoveAnswer, MoveOpening, MoveWord, Said
 from blixard.vms.moving import RETRY_S, Moving
 from blixard.vms.reconcile import Step
@@ -30,12 +31,11 @@ WELCOME, WELCOME_S = b"welcome", 5.0  # the first frame, from a target that wait
 
 
 class Mover:
-    """Both halves, for one worker; ``arrived``: what brought the memory of this run, and ms."""
+    """Both halves, for one worker."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self.moving = Moving()
-        self.arrived: tuple[str, int] | None = None
         self._stream: Stream | None = None
 
     async def do(self, step: Step, process: HypervisorInstance | None) -> None:
@@ -65,7 +65,7 @@ class Mover:
         move = self._move()
         try:
             if step.kind == "build":
-                await self._worker._build()
+                await self._worker.launcher.build()
             else:
                 self.moving = Moving(tried=move.uid)
                 await self._wait_for_memory(move)
@@ -80,13 +80,13 @@ class Mover:
         if epoch != move.target_epoch:
             raise BlixardError("MIGRATION_FAILED", "the target has entered another epoch")
         plan = msgspec.structs.replace(
-            await worker._plan(assignment, epoch),
+            await worker.launcher.plan(assignment, epoch),
             run=move.run,
             node=move.target_name,
             incoming=True,
         )
-        await worker._spawn(plan)
-        await worker._tell_guard(assignment.spec, epoch)
+        await worker.launcher.spawn(plan)
+        await arming.tell_guard(worker.uid, assignment.spec, worker._tools, epoch)
 
     async def receive(self, caller: str, opening: MoveOpening, stream: Stream) -> None:
         """Take the memory from the source of a migration to here, once.
@@ -124,12 +124,12 @@ class Mover:
         moving.next_s = _now() + RETRY_S
         if not await self._resumed(spec.run):
             return
-        self.arrived = (moving.received, round((_now() - moving.received_s) * 1000))
+        worker.reporter.arrived = (moving.received, round((_now() - moving.received_s) * 1000))
         worker._tools.env.log("info", "instance_arrived", uid=worker.uid, epoch=authority.epoch)
         self.moving = Moving(tried=moving.received)
         worker._adopt(spec.restart_generation)
         worker.history.ready = await worker._answers(spec)
-        worker._say(ready=worker.history.ready)
+        worker.reporter.say(ready=worker.history.ready)
 
     async def _resumed(self, run: int) -> bool:
         """Let the CPUs go on if the leader, asked now, says that this run may."""
@@ -137,7 +137,7 @@ class Mover:
         assert worker.assignment is not None
         spec, tools, epoch = worker.assignment.spec, worker._tools, worker._tools.authority.epoch
         try:
-            await worker._tell_guard(spec, epoch)
+            await arming.tell_guard(worker.uid, spec, tools, epoch)
             if not await tools.authority.confirm_start(worker.uid, run, epoch):
                 return False
             await tools.hypervisor.resume(worker.uid)
@@ -153,9 +153,9 @@ class Mover:
     def _begin_sending(self) -> None:
         worker, move = self._worker, self._move()
         self.moving = Moving(tried=move.uid, sending=move.uid)
-        if worker._status.phase == "Running":
-            worker._go("migrate")
-            worker._say(ready=worker.history.ready)
+        if worker.reporter.phase == "Running":
+            worker.reporter.go("migrate")
+            worker.reporter.say(ready=worker.history.ready)
         worker._tools.env.spawn(self._send(move), name=f"migration {move.name}")
 
     async def _send(self, move: Move) -> None:
@@ -242,9 +242,9 @@ class Mover:
     def back(self) -> None:
         """It runs, and if nothing of it is under way, it runs here as before."""
         worker = self._worker
-        if worker._status.phase == "Migrating" and not self.moving.sending:
-            worker._go("arrive")
-            worker._say(ready=worker.history.ready)
+        if worker.reporter.phase == "Migrating" and not self.moving.sending:
+            worker.reporter.go("arrive")
+            worker.reporter.say(ready=worker.history.ready)
 
     # -- both --
 
@@ -269,7 +269,7 @@ class Mover:
         worker = self._worker
         if process is not None and process.ran and process.state == "paused":
             worker.history.ready = False
-            worker._say(reason=f"stands still: {self.moving.failure}", pid=process.pid)
+            worker.reporter.say(reason=f"stands still: {self.moving.failure}", pid=process.pid)
 
     async def _word(
         self, move: Move, said: Said, *, figures: MigrationFigures | None = None
@@ -302,7 +302,7 @@ class Mover:
         await hypervisor.kill(worker.uid)
         tried = self.moving.tried
         self.moving = Moving(tried=tried, failure=self.moving.failure or step.why)
-        await worker._leave()
+        await worker.disks.leave()
         await hypervisor.forget(worker.uid)
 
     def _move(self) -> Move:

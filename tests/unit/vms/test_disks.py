@@ -17,14 +17,12 @@ LOCAL = msgspec.structs.replace(SHARED, backend="local", quota_bytes=5)
 
 def play(scenario, volume=SHARED):
     async def run():
-        outside = Outside()
-        volumes = outside.volumes = FakeVolumes()
+        volumes = FakeVolumes()
         if volume is SHARED:
             await volumes.ensure_pool(PoolPlan(name="p", backend="ceph"))
             await volumes.ensure_volume("p", "v", 1 << 30)
-        disks = Disks({volume.backend: volumes}, "n")
-        tools = outside.worker._tools
-        outside.worker._tools = msgspec.structs.replace(tools, disks=disks)
+        outside = Outside(Disks({volume.backend: volumes}, "n"))
+        outside.volumes = volumes
         outside.assign(volumes=(volume,))
         await scenario(outside)
         return outside

@@ -10,9 +10,11 @@ from blixard.base.errors import BlixardError
 from blixard.hypervisors.fake.hypervisor import FakeHypervisor
 from blixard.ports.guests import BuiltGuest, GuestRecipe
 from blixard.ports.hypervisor import GuestStatus
+from blixard.vms.disks import Disks
 from blixard.vms.reconcile import Assignment
 from blixard.vms.spec import LIFECYCLE, InstanceSpec
-from blixard.vms.worker import Tools, Worker
+from blixard.vms.tools import Tools
+from blixard.vms.worker import Worker
 
 SPEC = InstanceSpec(vm="web", ordinal=1, node="n", run=1, node_epoch=1, memory_mib=64, fenced=True)
 
@@ -22,7 +24,7 @@ class Outside:
 
     epoch, deadline_ns = 1, 10**12
 
-    def __init__(self):
+    def __init__(self, disks=None):
         self.hypervisor = FakeHypervisor()
         self.reports = []
         self.builds = 0
@@ -36,6 +38,7 @@ class Outside:
             authority=self,
             report=lambda _assignment, status, path: self.reports.append((status, path)),
             network_of=lambda _name: ("10.0.0.1", 24, 1450),
+            disks=disks or Disks({}, ""),
         )
         self.worker = Worker("i", tools, asyncio.Lock())
         self._start = self.hypervisor.start_paused
@@ -197,7 +200,7 @@ def test_every_end_is_a_way_of_the_table(end):
 def test_what_it_does_not_know_it_refuses():
     worker = Outside().worker
     with pytest.raises(BlixardError, match="knows no"):
-        worker._go("resume")
+        worker.reporter.go("resume")
 
 
 def test_an_instance_that_comes_back_while_its_worker_takes_leave_is_started():

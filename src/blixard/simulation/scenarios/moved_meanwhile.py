@@ -14,7 +14,7 @@ from blixard.simulation.scenarios.moving import FINISHED, Moves
 from blixard.simulation.scenarios.shell import serve
 from blixard.simulation.scenarios.stage import Scenario, Stage
 from blixard.simulation.world import Host
-from blixard.vms.worker import recipe_key
+from blixard.vms.launcher import recipe_key
 
 _PHASES = ("Pending", "Preparing", "Copying", "Switching")
 _REMOVED_S = 120.0
