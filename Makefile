@@ -19,7 +19,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PY) -m pip install --quiet --require-hashes --no-deps -r requirements.lock
 	@touch $@
 
-$(NATIVE): native/Cargo.toml native/Cargo.lock $(wildcard native/src/*.rs) $(VENV)/.installed
+$(NATIVE): native/Cargo.toml native/Cargo.lock $(wildcard native/src/*.rs native/src/*/*.rs) $(VENV)/.installed
 	@cd $(CURDIR) && VIRTUAL_ENV=$(CURDIR)/$(VENV) PATH="$(CURDIR)/$(VENV)/bin:$$PATH" maturin develop --release --locked --quiet
 	@touch $@
 

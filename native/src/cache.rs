@@ -171,6 +171,6 @@ impl Storage for Cache {
 }
 
 /// The size that limits count: payload and the engine's overhead for an entry.
-pub fn entry_size(entry: &Entry) -> u64 {
+fn entry_size(entry: &Entry) -> u64 {
     (entry.data.len() + entry.context.len() + 24) as u64
 }

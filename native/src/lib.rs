@@ -9,6 +9,7 @@ pub mod codec;
 pub mod core;
 pub mod mutants;
 pub mod reads;
+pub mod recovery;
 
 #[cfg(feature = "python")]
 mod python;

@@ -7,11 +7,18 @@ use pyo3::create_exception;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyBytes, PyList, PyTuple};
-use raft::eraftpb::ConfState;
+use pyo3::types::{PyBytes, PyTuple};
 
-use crate::cache::SnapshotMark;
-use crate::core::{recover, Committed, Core, Output, Refusal, Settings};
+use crate::cache::{Cache, SnapshotMark};
+use crate::core::{Core, Settings};
+use crate::recovery::recover;
+
+mod rows;
+
+use rows::{
+    entry_row, from_conf_state, outlook_row, peer_row, refusal_name, to_conf_state, to_tuple, Conf,
+    EntryRow, OutlookRow, PeerRow,
+};
 
 create_exception!(
     _raft,
@@ -29,35 +36,6 @@ create_exception!(
 /// The number of this module's interface; `blixard.consensus` asks for the same one.
 const INTERFACE: u32 = 1;
 
-type PeerRow = (u64, u64, u64, &'static str, bool, bool);
-type OutlookRow = (&'static str, u64, u64, u64, u64, bool);
-type Conf = (Vec<u64>, Vec<u64>, Vec<u64>, Vec<u64>, bool);
-
-fn to_conf_state(conf: Conf) -> ConfState {
-    let mut state = ConfState::default();
-    state.set_voters(conf.0);
-    state.set_learners(conf.1);
-    state.set_voters_outgoing(conf.2);
-    state.set_learners_next(conf.3);
-    state.set_auto_leave(conf.4);
-    state
-}
-
-fn from_conf_state(state: &ConfState) -> Conf {
-    let sorted = |list: &[u64]| {
-        let mut list = list.to_vec();
-        list.sort_unstable();
-        list
-    };
-    (
-        sorted(&state.voters),
-        sorted(&state.learners),
-        sorted(&state.voters_outgoing),
-        sorted(&state.learners_next),
-        state.auto_leave,
-    )
-}
-
 #[pyclass(module = "blixard._raft")]
 struct RawRaft {
     core: Option<Core>,
@@ -65,6 +43,20 @@ struct RawRaft {
 }
 
 impl RawRaft {
+    fn start(settings: Settings, cache: Cache) -> PyResult<Self> {
+        let started = catch_unwind(AssertUnwindSafe(|| Core::new(settings, cache)));
+        match started {
+            Ok(Ok(core)) => Ok(RawRaft {
+                core: Some(core),
+                poison: String::new(),
+            }),
+            Ok(Err(text)) => Err(PyValueError::new_err(text)),
+            Err(_) => Err(RaftPanicError::new_err(
+                "the engine refused the recovered state",
+            )),
+        }
+    }
+
     /// Runs `act` on the core; a panic in it, now or earlier, is the error.
     fn guard<T>(&mut self, act: impl FnOnce(&mut Core) -> T) -> PyResult<T> {
         let Some(core) = self.core.as_mut() else {
@@ -85,60 +77,6 @@ impl RawRaft {
             }
         }
     }
-}
-
-type EntryRow<'py> = (u64, u64, bool, Bound<'py, PyBytes>);
-
-fn refusal_name(refusal: Refusal) -> &'static str {
-    match refusal {
-        Refusal::NotLeader => "not-leader",
-        Refusal::NoEntryOfTerm => "no-entry-of-term",
-        Refusal::Pending => "pending",
-        Refusal::Dropped => "dropped",
-        Refusal::Swallowed => "swallowed",
-    }
-}
-
-fn frames<'py>(py: Python<'py>, list: &[(u64, Vec<u8>)]) -> PyResult<Bound<'py, PyList>> {
-    let out = PyList::empty(py);
-    for (to, frame) in list {
-        out.append((*to, PyBytes::new(py, frame)))?;
-    }
-    Ok(out)
-}
-
-fn to_tuple<'py>(py: Python<'py>, out: &Output) -> PyResult<Bound<'py, PyTuple>> {
-    let committed = PyList::empty(py);
-    for entry in &out.committed {
-        committed.append((
-            entry.index,
-            entry.term,
-            entry.conf_change,
-            entry.token,
-            PyBytes::new(py, &entry.data),
-        ))?;
-    }
-    let offers = PyList::empty(py);
-    for offer in &out.offers {
-        offers.append((
-            offer.to,
-            offer.index,
-            offer.term,
-            PyBytes::new(py, &offer.message),
-        ))?;
-    }
-    (
-        out.number,
-        PyBytes::new(py, &out.group),
-        out.last_index,
-        out.snapshot,
-        frames(py, &out.send_now)?,
-        frames(py, &out.send_after)?,
-        offers,
-        committed,
-        out.reads.clone(),
-    )
-        .into_pyobject(py)
 }
 
 #[pymethods]
@@ -181,17 +119,7 @@ impl RawRaft {
         let slices: Vec<&[u8]> = records.iter().map(|r| r.as_ref()).collect();
         let cache = recover(mark, &slices)
             .map_err(|(place, text)| RecoveryError::new_err((place, text)))?;
-        let started = catch_unwind(AssertUnwindSafe(|| Core::new(settings, cache)));
-        match started {
-            Ok(Ok(core)) => Ok(RawRaft {
-                core: Some(core),
-                poison: String::new(),
-            }),
-            Ok(Err(text)) => Err(PyValueError::new_err(text)),
-            Err(_) => Err(RaftPanicError::new_err(
-                "the engine refused the recovered state",
-            )),
-        }
+        Self::start(settings, cache)
     }
 
     fn campaign(&mut self) -> PyResult<()> {
@@ -213,18 +141,8 @@ impl RawRaft {
             let news = core.news();
             (news, if take { core.ready() } else { None })
         })?;
-        let news = news.map(|o| {
-            (
-                o.role,
-                o.term,
-                o.leader,
-                o.commit,
-                o.last_index,
-                o.wants_snapshot,
-            )
-        });
         let out = out.map(|out| to_tuple(py, &out)).transpose()?;
-        Ok((news, out))
+        Ok((news.map(outlook_row), out))
     }
 
     fn step_snapshot(&mut self, message: &[u8]) -> PyResult<()> {
@@ -262,7 +180,6 @@ impl RawRaft {
         let (state, about, asked) = self
             .guard(|core| core.apply_change(data))?
             .map_err(PyValueError::new_err)?;
-        let asked = asked.into_iter().collect();
         Ok((from_conf_state(&state), PyBytes::new(py, &about), asked))
     }
 
@@ -289,8 +206,7 @@ impl RawRaft {
     /// All entries of the log: (index, term, is a change, data).
     fn log_entries<'py>(&mut self, py: Python<'py>) -> PyResult<Vec<EntryRow<'py>>> {
         let entries = self.guard(|core| core.log_entries())?;
-        let row = |e: &Committed| (e.index, e.term, e.conf_change, PyBytes::new(py, &e.data));
-        Ok(entries.iter().map(row).collect())
+        Ok(entries.iter().map(|e| entry_row(py, e)).collect())
     }
 
     fn report_unreachable(&mut self, id: u64) -> PyResult<()> {
@@ -304,10 +220,8 @@ impl RawRaft {
     /// Returns what is to be done, or None:
     /// (number, group, last index, snapshot, send now, send after, offers, committed, reads).
     fn ready<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
-        match self.guard(Core::ready)? {
-            Some(out) => Ok(Some(to_tuple(py, &out)?)),
-            None => Ok(None),
-        }
+        let out = self.guard(Core::ready)?;
+        out.map(|out| to_tuple(py, &out)).transpose()
     }
 
     fn persisted(&mut self, number: u64) -> PyResult<()> {
@@ -358,12 +272,7 @@ impl RawRaft {
 
     /// The peers as the leader sees them: (id, matched, next, state, active, learner).
     fn peers(&mut self) -> PyResult<Vec<PeerRow>> {
-        self.guard(|core| {
-            core.peers()
-                .into_iter()
-                .map(|p| (p.id, p.matched, p.next, p.state, p.active, p.learner))
-                .collect()
-        })
+        self.guard(|core| core.peers().into_iter().map(peer_row).collect())
     }
 
     fn uncommitted_bytes(&mut self) -> PyResult<usize> {
