@@ -31,7 +31,8 @@ import msgspec
 
 from blixard.simulation.loop import SimLoop
 from blixard.simulation.planning import Fault, Plan
-from blixard.simulation.run import Options, Report, simulate
+from blixard.simulation.report import Options, Report
+from blixard.simulation.run import simulate
 from blixard.simulation.scenarios.scale import hundred_nodes
 
 PARTS = ("loop", "speed", "seeds", "twice", "hundred", "partitions")
@@ -55,7 +56,8 @@ BARS = {
 }
 AGAIN = (
     "import sys, json; sys.path.insert(0, sys.argv[1]);"
-    "from blixard.simulation.run import Options, simulate;"
+    "from blixard.simulation.report import Options;"
+    "from blixard.simulation.run import simulate;"
     "print(*(simulate(Options(seed=s, nodes=int(sys.argv[2]), duration_s=float(sys.argv[3]), "
     "node=True)).trace_hash for s in range(int(sys.argv[4]), int(sys.argv[5]))), sep='\\n')"
 )

@@ -10,7 +10,8 @@ from blixard.consensus.membership import ADD_LEARNER, REMOVE, encode_member
 from blixard.simulation.explore.search import explore
 from blixard.simulation.knobs import Knobs, draw_knobs
 from blixard.simulation.planning import Fault, Plan, within_budget
-from blixard.simulation.run import Options, Simulation
+from blixard.simulation.report import Options
+from blixard.simulation.run import Simulation
 from blixard.simulation.scenarios.stage import Scenario, Stage
 from blixard.simulation.scenarios.table import BY_NAME, run_scenario
 from blixard.simulation.streams import Streams

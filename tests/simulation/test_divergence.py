@@ -7,7 +7,8 @@ from tests.simulation.mutants import patched
 
 from blixard.consensus.comparison import Comparison
 from blixard.simulation.planning import Plan
-from blixard.simulation.run import Options, Simulation
+from blixard.simulation.report import Options
+from blixard.simulation.run import Simulation
 from blixard.simulation.scenarios.divergence import BAD, prepare
 
 pytestmark = pytest.mark.simulation

@@ -14,7 +14,8 @@ from blixard.base.errors import BlixardError
 from blixard.node.link import NodeLink
 from blixard.simulation.hypervisor import SimHypervisor
 from blixard.simulation.planning import Fault, Plan
-from blixard.simulation.run import Options, Simulation
+from blixard.simulation.report import Options
+from blixard.simulation.run import Simulation
 from blixard.simulation.workload import Declare, Operator
 
 pytestmark = pytest.mark.simulation

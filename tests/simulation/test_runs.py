@@ -11,14 +11,16 @@ from tests.simulation.mutants import NODE_MUTANTS, RAFT_MUTANTS, patched
 from blixard.base.errors import BlixardError
 from blixard.consensus.node import RaftNode
 from blixard.simulation.planning import Plan
-from blixard.simulation.run import Options, Simulation, simulate
+from blixard.simulation.report import Options
+from blixard.simulation.run import Simulation, simulate
 
 pytestmark = pytest.mark.simulation
 
 SEEDS_PER_MUTANT = 30
 FINAL = """
 import json, sys
-from blixard.simulation.run import Options, simulate
+from blixard.simulation.report import Options
+from blixard.simulation.run import simulate
 seeds = map(int, sys.argv[1:])
 print(json.dumps([simulate(Options(seed=s, duration_s=25, node=True)).trace_hash for s in seeds]))
 """

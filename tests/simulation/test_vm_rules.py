@@ -5,7 +5,8 @@ from tests.simulation.mutants import patched, reports_of_any_run
 
 from blixard.cluster import apply
 from blixard.simulation.planning import Fault, Plan
-from blixard.simulation.run import Options, Simulation, simulate
+from blixard.simulation.report import Options
+from blixard.simulation.run import Simulation, simulate
 
 pytestmark = pytest.mark.simulation
 

@@ -8,7 +8,8 @@ from tests.simulation.mutants import patched
 from blixard.consensus.snapshots import SnapshotStore
 from blixard.simulation.hypervisor import SimHypervisor
 from blixard.simulation.register import RegisterMachine
-from blixard.simulation.run import Options, Simulation, simulate
+from blixard.simulation.report import Options
+from blixard.simulation.run import Simulation, simulate
 from blixard.vms import reconcile
 
 pytestmark = pytest.mark.simulation

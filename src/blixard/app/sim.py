@@ -23,7 +23,8 @@ from blixard.app.sim_whatif import document, play, shown
 from blixard.base.errors import EXIT_FAILED
 from blixard.base.units import parse_duration_s
 from blixard.cli.tree import BlixardCommand
-from blixard.simulation.run import Options, Report, simulate
+from blixard.simulation.report import Options, Report
+from blixard.simulation.run import simulate
 
 _WATCHED_MAX_S = 24 * 3600
 

@@ -13,7 +13,7 @@ from blixard.base.errors import EXIT_FAILED, BlixardError
 from blixard.base.units import parse_duration_s
 from blixard.cli.tree import BlixardCommand
 from blixard.simulation.recording import Recording, record
-from blixard.simulation.run import Options, Report
+from blixard.simulation.report import Options, Report
 from blixard.simulation.shrink import TRIES_MAX, Case, Shrinker
 from blixard.simulation.timeline import page
 

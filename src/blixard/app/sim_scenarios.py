@@ -18,7 +18,7 @@ from blixard.app.sim_seeds import (
 from blixard.base.errors import EXIT_FAILED, BlixardError
 from blixard.cli import tables
 from blixard.cli.tree import BlixardCommand
-from blixard.simulation.run import Report
+from blixard.simulation.report import Report
 from blixard.simulation.scenarios.stage import Scenario
 from blixard.simulation.scenarios.table import BY_NAME, SCENARIOS, run_scenario
 

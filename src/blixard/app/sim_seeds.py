@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import click
 
-from blixard.simulation.run import Report
+from blixard.simulation.report import Report
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -14,7 +14,7 @@ from typing import Literal, Self
 from blixard.simulation.guest_runs import vm_of
 from blixard.simulation.hands import Undo
 from blixard.simulation.loop import LivelockError
-from blixard.simulation.run import Report
+from blixard.simulation.report import Report
 from blixard.simulation.scenarios import volumes
 from blixard.simulation.scenarios.guests import apart, is_ready, ownerless, store_of, unready
 from blixard.simulation.scenarios.moving import Moves

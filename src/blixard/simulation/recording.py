@@ -6,7 +6,8 @@ import msgspec
 
 from blixard.simulation.guest_runs import GuestRun
 from blixard.simulation.planning import Plan
-from blixard.simulation.run import Options, Report, Simulation
+from blixard.simulation.report import Options, Report
+from blixard.simulation.run import Simulation
 from blixard.simulation.trace import Event
 
 EVENTS_MAX = 2_000_000

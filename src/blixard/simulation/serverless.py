@@ -22,8 +22,9 @@ from blixard.simulation.environment import SimEnvironment
 from blixard.simulation.loop import LivelockError
 from blixard.simulation.network import LinkFaults
 from blixard.simulation.observed import Watch
-from blixard.simulation.run import SECOND, Report
+from blixard.simulation.report import Report
 from blixard.simulation.scenarios.stage import BrokenPromiseError, Scenario, Stage
+from blixard.simulation.under_test import SECOND
 from blixard.simulation.whole import NodeApp
 from blixard.simulation.world import Host
 

@@ -13,7 +13,8 @@ import msgspec
 
 from blixard.base.errors import BlixardError
 from blixard.simulation.planning import Plan
-from blixard.simulation.run import Options, Report, simulate
+from blixard.simulation.report import Options, Report
+from blixard.simulation.run import simulate
 
 TRIES_MAX = 400
 _SHORTEST_MS = 50

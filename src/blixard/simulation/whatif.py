@@ -17,8 +17,8 @@ from blixard.simulation.exported import Exported
 from blixard.simulation.fates import Answer, Fate, Quorum, answer
 from blixard.simulation.loading import load_ops
 from blixard.simulation.observed import Watch
-from blixard.simulation.run import SECOND
 from blixard.simulation.scenarios.stage import Scenario, Stage
+from blixard.simulation.under_test import SECOND
 from blixard.simulation.whole import NodeApp
 from blixard.simulation.world import Host
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from blixard.base.errors import BlixardError
 from blixard.simulation.planning import Fault, Plan
-from blixard.simulation.run import Options, Report
+from blixard.simulation.report import Options, Report
 from blixard.simulation.shrink import Case, Shrinker, minimise, name_of
 
 

@@ -11,7 +11,9 @@ import msgspec
 from blixard.base.errors import BlixardError
 from blixard.simulation.environment import SimEnvironment
 from blixard.simulation.planning import Plan
-from blixard.simulation.run import SECOND, Options, Simulation
+from blixard.simulation.report import Options
+from blixard.simulation.run import Simulation
+from blixard.simulation.under_test import SECOND
 from blixard.simulation.whole import NodeApp
 from blixard.simulation.workload import APPLY, Asking, Declare
 from blixard.simulation.world import Host

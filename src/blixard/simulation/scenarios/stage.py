@@ -23,8 +23,10 @@ from blixard.simulation.environment import SimEnvironment
 from blixard.simulation.hands import Undo
 from blixard.simulation.observed import Watch
 from blixard.simulation.planning import Fault, Plan
-from blixard.simulation.run import SECOND, Options, Report, Simulation
+from blixard.simulation.report import Options, Report
+from blixard.simulation.run import Simulation
 from blixard.simulation.scenarios.moments import Moment, Moments, Trap
+from blixard.simulation.under_test import SECOND
 from blixard.simulation.whole import NodeApp
 from blixard.simulation.world import Host
 

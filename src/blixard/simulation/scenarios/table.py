@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from blixard.base.errors import BlixardError
-from blixard.simulation.run import Report
+from blixard.simulation.report import Report
 from blixard.simulation.scenarios import (
     clients,
     commands,
