@@ -30,7 +30,7 @@ from transport_nodes import pair
 
 from blixard.hypervisors.qemu import probe
 from blixard.hypervisors.qemu.hypervisor import QemuHypervisor
-from blixard.hypervisors.qemu.migration import DOWNTIME_MS, migration_status, set_up
+from blixard.hypervisors.qemu.migration_monitor import DOWNTIME_MS, migration_status, set_up
 from blixard.ports.transport import Stream
 
 UID = "guest1"

@@ -12,9 +12,19 @@ import msgspec
 import pytest
 
 from blixard.base.errors import BlixardError
-from blixard.hypervisors.qemu import migration
+from blixard.hypervisors.qemu import departure
+from blixard.hypervisors.qemu.arrival import Arrival
+from blixard.hypervisors.qemu.departure import Departure
 from blixard.hypervisors.qemu.likeness import Likeness
-from blixard.hypervisors.qemu.migration import Arrival, Departure, Process, Progress
+from blixard.hypervisors.qemu.migration import DONE
+from blixard.hypervisors.qemu.migration_monitor import (
+    HELD,
+    INCOMING,
+    OUTGOING,
+    Process,
+    Progress,
+    settle,
+)
 
 MEMORY, REST = os.urandom(3_000_000), b"devices"
 ALIKE = Likeness(version=1, qemu="7.2", machine=(), files={})
@@ -98,20 +108,20 @@ class Qemu:
             own.close()
 
     async def _send(self) -> None:
-        own = self._given[migration.OUTGOING]
+        own = self._given[OUTGOING]
         own.setblocking(False)
         await asyncio.get_running_loop().sock_sendall(own, MEMORY)
         await self.may_end.wait()
         self.says("pre-switchover")
 
     async def _rest(self) -> None:
-        own = self._given[migration.OUTGOING]
+        own = self._given[OUTGOING]
         await asyncio.get_running_loop().sock_sendall(own, REST)
         self.says("completed")
         own.close()
 
     async def _in(self) -> None:
-        own = self._given[migration.INCOMING]
+        own = self._given[INCOMING]
         own.setblocking(False)
         while not self.taken.endswith(REST):
             data = await asyncio.get_running_loop().sock_recv(own, 1 << 20)
@@ -158,10 +168,10 @@ class World:
         async def switched() -> None:
             self.said.append("switch")
 
-        departure = Departure(self.process(self.source, ALIKE), self.ends[0], live=live)
+        leaving = Departure(self.process(self.source, ALIKE), self.ends[0], live=live)
         arrival = Arrival(self.process(self.target, target), self.ends[1])
         both = asyncio.gather(
-            departure.run(switch or switched), arrival.run(), return_exceptions=True
+            leaving.run(switch or switched), arrival.run(), return_exceptions=True
         )
         try:
             return await asyncio.wait_for(both, 20)
@@ -183,14 +193,14 @@ def test_all_arrives_and_nothing_runs_on(live: bool, first: str) -> None:
         assert figures.bytes_sent == len(MEMORY + REST)
         assert nothing is None
         assert world.said == [f"source {first}", "switch"]
-        held = world.source.done.index(f"give {migration.HELD}")
+        held = world.source.done.index(f"give {HELD}")
         assert held < world.source.done.index("migrate-continue")
 
     run(scenario)
 
 
 def test_guest_that_never_rests_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migration, "LIVE_S", 0.05)
+    monkeypatch.setattr(departure, "LIVE_S", 0.05)
 
     async def scenario() -> None:
         world = World()
@@ -275,7 +285,7 @@ def test_source_that_goes_at_the_very_end_loses_nothing() -> None:
         answer = world.ends[1].send
 
         async def deaf(frame: bytes) -> None:
-            if frame[0] == migration.DONE:
+            if frame[0] == DONE:
                 await world.ends[1].close()
             await answer(frame)
 
@@ -292,9 +302,9 @@ def test_migration_left_under_way_is_ended_first() -> None:
     async def scenario() -> None:
         qemu = Qemu()
         qemu.says("active")
-        await migration.settle(qemu)  # type: ignore[arg-type]
+        await settle(qemu)  # type: ignore[arg-type]
         assert qemu.done.count("migrate_cancel") == 1
-        await migration.settle(qemu)  # type: ignore[arg-type]
+        await settle(qemu)  # type: ignore[arg-type]
         assert qemu.done.count("migrate_cancel") == 1
 
     run(scenario)

@@ -19,7 +19,7 @@ import msgspec
 from blixard.base.errors import BlixardError
 from blixard.hypervisors.guard.client import GuardClient
 from blixard.hypervisors.guard.launch import OUTPUT
-from blixard.hypervisors.qemu import console, functions, migration, streams
+from blixard.hypervisors.qemu import console, functions, migration, migration_monitor, streams
 from blixard.hypervisors.qemu.agent import AgentLink
 from blixard.hypervisors.qemu.arguments import (
     AGENT_SOCKET,
@@ -30,6 +30,8 @@ from blixard.hypervisors.qemu.arguments import (
     guard_plan,
     load_runner,
 )
+from blixard.hypervisors.qemu.arrival import Arrival
+from blixard.hypervisors.qemu.departure import Departure
 from blixard.hypervisors.qemu.likeness import FileDigests, likeness_of
 from blixard.hypervisors.qemu.probe import Accelerator, host_tsc_khz, probe
 from blixard.hypervisors.qemu.qmp import QmpClient
@@ -79,7 +81,7 @@ class QemuHypervisor:
         self._tsc_khz = _read_tsc_khz()
         self._consoles = streams.Consoles()
         self._live: dict[str, _Live] = {}
-        self._progress: dict[str, migration.Progress] = {}
+        self._progress: dict[str, migration_monitor.Progress] = {}
         self._digests = FileDigests()
         self._looked = False
         self._exited: dict[str, asyncio.Event] = {}
@@ -194,10 +196,10 @@ class QemuHypervisor:
     async def resume(self, instance_uid: str) -> None:
         """Let the CPUs run, if the guard still allows it."""
         live = await self._connect(instance_uid)
-        await migration.check_whole(live.qmp)
+        await migration_monitor.check_whole(live.qmp)
         facts = await self._guard.call("mark", uid=instance_uid, state="running")
         # A QEMU that waited for the switch-over may start its CPUs when that is called off.
-        await migration.settle(live.qmp)
+        await migration_monitor.settle(live.qmp)
         await live.qmp.execute("cont")
         if _instance(facts).plan.incoming:
             await live.qmp.execute("announce-self", initial=50, max=550, rounds=5, step=100)
@@ -229,7 +231,7 @@ class QemuHypervisor:
             with open(leaving, "wb"):
                 pass
             try:
-                return await migration.Departure(process, stream, live=live).run(switch)
+                return await Departure(process, stream, live=live).run(switch)
             finally:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(leaving)
@@ -238,21 +240,21 @@ class QemuHypervisor:
         """Take memory and state into a process that was started to wait for them."""
         with self._moving(instance_uid) as progress:
             process = await self._process(instance_uid, "paused", progress)
-            await migration.Arrival(process, stream).run()
+            await Arrival(process, stream).run()
 
     @contextlib.contextmanager
-    def _moving(self, uid: str) -> Iterator[migration.Progress]:
+    def _moving(self, uid: str) -> Iterator[migration_monitor.Progress]:
         if uid in self._progress:
             raise migration.failure(f"{uid} is being moved already")
-        self._progress[uid] = migration.Progress()
+        self._progress[uid] = migration_monitor.Progress()
         try:
             yield self._progress[uid]
         finally:
             del self._progress[uid]
 
     async def _process(
-        self, uid: str, state: ProcessState, progress: migration.Progress
-    ) -> migration.Process:
+        self, uid: str, state: ProcessState, progress: migration_monitor.Progress
+    ) -> migration_monitor.Process:
         """Return what moving an instance needs. Raises BlixardError MIGRATION_FAILED."""
         with migration.failing("looking at the process"):
             known = {i.instance_uid: i for i in await self.instances()}
@@ -271,7 +273,7 @@ class QemuHypervisor:
         async def stopped() -> None:
             await self._guard.call("mark", uid=uid, state="paused")
 
-        return migration.Process(
+        return migration_monitor.Process(
             qmp=qmp,
             progress=progress,
             likeness=likeness,
