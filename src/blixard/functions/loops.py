@@ -342,6 +342,7 @@ class FunctionNode:
                 duty = act.instance.duty
                 prepared = self._prepared[duty.uid, duty.digest]
                 order = StartOrder(act.instance, prepared, self._authority.epoch)
+                self._guests.begin(act.instance.uid)
                 self._env.spawn(self._start(order), name="function start")
             case End():
                 self._starts.pop(act.instance_uid, None)

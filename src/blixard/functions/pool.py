@@ -242,15 +242,17 @@ class NodePool:
         function.message = message
         if code == "FUNCTION_LOAD_FAILED":
             self._refuse_all(function, code, message)
+        if now_s < function.not_before_s:
+            return  # one of many that began together: that is no failure more
         function.failures += 1
         pause_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(function.failures - 1, 10))
         function.not_before_s = now_s + pause_s
 
     def freed(self, instance_uid: str, now_s: float) -> None:
-        """Its call has ended, and it answered."""
-        function = self._of[instance_uid]
-        instance = function.alive[instance_uid]
-        if instance.state == "busy":
+        """Its call has ended, and it answered; its process may be gone since."""
+        function = self._of.get(instance_uid)
+        instance = function.alive[instance_uid] if function is not None else None
+        if function is not None and instance is not None and instance.state == "busy":
             function.busy -= 1
             instance.served += 1
             self._rest(function, instance, now_s)

@@ -80,13 +80,18 @@ class Guests:
         self._env = env
         self._hypervisor = hypervisor
         self._node_name = node_name
-        self._changed: dict[str, asyncio.Event] = {}
+        self._changed: dict[str, asyncio.Event] = {}  # by instance uid, while it is being started
+        self._ended: set[str] = set()  # of those: they are not wanted any more
 
     def changed(self, instance_uid: str) -> None:
         """Something happened to a process."""
         event = self._changed.get(instance_uid)
         if event is not None:
             event.set()
+
+    def begin(self, instance_uid: str) -> None:
+        """:meth:`start` follows: until it is over, :meth:`end` waits for it."""
+        self._changed[instance_uid] = asyncio.Event()
 
     async def start(self, order: StartOrder) -> dict[str, float]:
         """Start a guest and give it its code; return the milliseconds of ``boot`` and ``load``.
@@ -96,21 +101,21 @@ class Guests:
         """
         began_s = _now()
         hypervisor, uid, duty = self._hypervisor, order.instance.uid, order.instance.duty
-        self._changed[uid] = asyncio.Event()
         try:
+            self._check_wanted(uid)
             await hypervisor.start_paused(self._plan(order))
             await hypervisor.resume(uid)
             await self._booted(uid)
+            booted_s = _now()
+            await hypervisor.load_function(
+                uid,
+                source=order.prepared.source,
+                handler=duty.handler,
+                environment=duty.environment,
+                timeout_s=LOAD_S,
+            )
         finally:
             del self._changed[uid]
-        booted_s = _now()
-        await hypervisor.load_function(
-            uid,
-            source=order.prepared.source,
-            handler=duty.handler,
-            environment=duty.environment,
-            timeout_s=LOAD_S,
-        )
         return {"boot": (booted_s - began_s) * _MS, "load": (_now() - booted_s) * _MS}
 
     def _plan(self, order: StartOrder) -> LaunchPlan:
@@ -135,6 +140,7 @@ class Guests:
         woken = False
         while True:
             changed.clear()
+            self._check_wanted(uid)
             try:
                 if (await self._hypervisor.guest_status(uid)).ready:
                     return
@@ -151,6 +157,10 @@ class Guests:
                 woken = True
             except TimeoutError:
                 pause_s, woken = min(LOOK_MAX_S, pause_s * 1.5), False
+
+    def _check_wanted(self, uid: str) -> None:
+        if uid in self._ended:
+            raise BlixardError("GUEST_START_FAILED", "it was ended before it had booted")
 
     async def _check_alive(self, uid: str) -> None:
         for process in await self._hypervisor.instances():
@@ -192,17 +202,27 @@ class Guests:
         return result
 
     async def end(self, instance_uid: str) -> None:
-        """Kill a process; returns once it is gone, however often that must be asked for."""
-        while True:
-            try:
-                await self._hypervisor.kill(instance_uid)
-                await self._hypervisor.forget(instance_uid)
-                if all(p.instance_uid != instance_uid for p in await self._hypervisor.instances()):
-                    return
-            except (BlixardError, OSError) as error:
-                detail = f"{type(error).__name__}: {error}"
-                self._env.log("warning", "function_not_ended", uid=instance_uid, detail=detail)
+        """Kill a process; returns once it is gone, however often that must be asked for.
+
+        One whose start is under way is not gone before that is over: it could come to life yet.
+        """
+        self._ended.add(instance_uid)
+        self.changed(instance_uid)
+        while not await self._is_gone(instance_uid):
             await asyncio.sleep(END_RETRY_S)
+        self._ended.discard(instance_uid)
+
+    async def _is_gone(self, uid: str) -> bool:
+        starting = uid in self._changed
+        try:
+            await self._hypervisor.kill(uid)
+            await self._hypervisor.forget(uid)
+            left = [p for p in await self._hypervisor.instances() if p.instance_uid == uid]
+        except (BlixardError, OSError) as error:
+            detail = f"{type(error).__name__}: {error}"
+            self._env.log("warning", "function_not_ended", uid=uid, detail=detail)
+            return False
+        return not starting and not left
 
 
 def unknown(why: str) -> BlixardError:

@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from blixard.base.errors import BlixardError
-from blixard.functions import loops
+from blixard.functions import loops, worker
 from blixard.functions.loops import FunctionNode
 from blixard.functions.spec import FunctionDuties
 from blixard.functions.worker import CallRequest
@@ -25,6 +25,7 @@ class Outside:
         self.lease = True
         self.source = source
         self.builds = []
+        self.tasks = []
         self._numbers = itertools.count(1)
         self.hypervisor = FakeHypervisor()
         self._resume = self.hypervisor.resume
@@ -56,7 +57,8 @@ class Outside:
         return 0
 
     def spawn(self, coroutine, *, name):
-        return asyncio.get_running_loop().create_task(coroutine, name=name)
+        self.tasks.append(asyncio.get_running_loop().create_task(coroutine, name=name))
+        return self.tasks[-1]
 
     def log(self, *_words, **_fields):
         return None
@@ -259,6 +261,33 @@ def test_orderly_stop_ends_all_guests():
             await outside.call(left_s=0.05)
 
     asyncio.run(run())
+
+
+def test_guest_that_is_ended_while_it_starts_leaves_nothing(monkeypatch):
+    monkeypatch.setattr(worker, "END_RETRY_S", 0.001)
+
+    async def run():
+        outside = Outside()
+        start, may_start = outside.hypervisor.start_paused, asyncio.Event()
+
+        async def slow(plan):
+            await may_start.wait()
+            return await start(plan)
+
+        outside.hypervisor.start_paused = slow
+        outside.assign(duty(min_warm=1))
+        await asyncio.sleep(0.01)
+        (uid,) = outside.node.pool._of
+        stopping = asyncio.create_task(outside.node.stop())
+        await asyncio.sleep(0.01)
+        assert outside.node.pool.has(uid), "its process may begin yet"
+        may_start.set()
+        await stopping
+        assert await outside.running() == []
+        assert not outside.node.pool.has(uid)
+        assert all(task.exception() is None for task in outside.tasks if task.done())
+
+    asyncio.run(asyncio.wait_for(run(), 10))
 
 
 def test_guest_that_is_silent_is_given_up_within_the_callers_time():

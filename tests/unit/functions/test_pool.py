@@ -1,6 +1,6 @@
 from math import inf
 
-from blixard.functions.pool import WAITING_MAX, End, Give, Refuse, Start
+from blixard.functions.pool import BACKOFF_FIRST_S, WAITING_MAX, End, Give, Refuse, Start
 from blixard.functions.spec import FunctionDuties
 from tests.unit.functions.duties import World, duty
 
@@ -171,6 +171,16 @@ def test_start_that_fails_is_tried_again_later():
     assert world.now_s < again_s < inf
     world.now_s = again_s
     assert [type(act) for act in world.acts()] == [Start]
+
+
+def test_starts_that_fail_together_are_one_failure():
+    world = World(duty(), memory_mib=4096)
+    starts = [act for _ in range(8) for act in world.call()[1] if isinstance(act, Start)]
+    for start in starts:
+        world.pool.start_failed(start.instance.uid, "GUEST_START_FAILED", "no", world.now_s)
+    world.acts()
+    assert len(starts) == 8
+    assert world.pool.next_s(world.now_s) == world.now_s + BACKOFF_FIRST_S
 
 
 def test_nothing_starts_without_a_lease():
