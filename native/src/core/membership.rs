@@ -37,7 +37,7 @@ impl Core {
         }
         let entry_of_term =
             self.raw.raft.commit_to_current_term() && self.raw.raft.apply_to_current_term();
-        if !entry_of_term && !planted("change_before_own_entry") {
+        if !entry_of_term {
             return Err(Refusal::NoEntryOfTerm);
         }
         let pending = self.raw.raft.has_pending_conf() || raft_joint(&self.raw);
