@@ -5,8 +5,9 @@ from tests.simulation.mutants import patched
 from tests.simulation.planted_raft import all_of
 
 from blixard.functions import shares
+from blixard.functions.acts import Instance
 from blixard.functions.loops import FunctionNode
-from blixard.functions.pool import Instance, NodePool
+from blixard.functions.pool import NodePool
 from blixard.node.functions import FunctionGateway
 
 

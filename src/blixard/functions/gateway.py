@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from blixard.functions.pool import Figures
+from blixard.functions.figures import Figures
 
 REDIRECTS_MAX = 2  # nodes that may refuse a call before it waits somewhere
 STALE_S = 5.0

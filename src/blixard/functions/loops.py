@@ -13,20 +13,10 @@ from typing import Protocol
 import msgspec
 
 from blixard.base.errors import BlixardError
-from blixard.functions.pool import (
-    WAIT_MAX_S,
-    Act,
-    End,
-    Figures,
-    Give,
-    Instance,
-    NodePool,
-    Refuse,
-    Start,
-    Waiting,
-    same_guest,
-)
-from blixard.functions.spec import FunctionDuties, FunctionDuty
+from blixard.functions.acts import WAIT_MAX_S, Act, End, Give, Instance, Refuse, Start, Waiting
+from blixard.functions.figures import Figures
+from blixard.functions.pool import NodePool
+from blixard.functions.spec import FunctionDuties, FunctionDuty, same_guest
 from blixard.functions.worker import (
     CallAnswer,
     CallRequest,

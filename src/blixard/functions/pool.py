@@ -8,114 +8,15 @@ counts from its start until its process is gone, also of processes that a daemon
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from math import inf
-from typing import Literal
 
-import msgspec
-
-from blixard.functions.spec import FunctionDuties, FunctionDuty
+from blixard.functions.acts import Act, End, Instance, Refuse, Start, Waiting
+from blixard.functions.figures import Figures
+from blixard.functions.served import ServedFunction, to_end_for
+from blixard.functions.spec import FunctionDuties, FunctionDuty, same_guest
 
 WAITING_MAX = 1_000  # calls that wait for one function on one node
-WAIT_MAX_S = 30.0  # an emulated guest on a busy machine needs most of it to boot
 STARTS_MAX = 32  # guests that one node starts at a time
-BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 30.0
-
-State = Literal["starting", "idle", "busy", "ending"]
-
-
-class Instance(msgspec.Struct):
-    """One microVM of a function; ``since_s``: in its state."""
-
-    uid: str
-    duty: FunctionDuty
-    state: State
-    since_s: float
-    served: int = 0
-
-
-class Waiting(msgspec.Struct, frozen=True):
-    """A call that has no instance yet; ``patient``: it waits for capacity until ``until_s``."""
-
-    ticket: int
-    generation: int
-    until_s: float
-    patient: bool = True
-
-
-class Give(msgspec.Struct, frozen=True):
-    """The call of *ticket* runs on that instance, alone."""
-
-    ticket: int
-    instance: Instance
-
-
-class Refuse(msgspec.Struct, frozen=True):
-    """The call of *ticket* does not run here."""
-
-    ticket: int
-    code: str
-    reason: str
-
-
-class Start(msgspec.Struct, frozen=True):
-    """Start this instance."""
-
-    instance: Instance
-
-
-class End(msgspec.Struct, frozen=True):
-    """End the process of that instance, until it is gone."""
-
-    instance_uid: str
-
-
-Act = Give | Refuse | Start | End
-
-
-class Figures(msgspec.Struct, frozen=True, array_like=True):
-    """A function on one node, as others choose by it: ``room`` more instances could start."""
-
-    uid: str
-    generation: int
-    built: bool
-    idle: int
-    busy: int
-    starting: int
-    room: int
-    waiting: int
-    calls: int
-    cold: int
-    message: str = ""
-
-
-class _Function:
-    """One function on this node."""
-
-    def __init__(self, duty: FunctionDuty) -> None:
-        self.duty = duty
-        self.ready: FunctionDuty | None = None  # the newest whose guest is built
-        self.message = ""
-        self.waiting: deque[Waiting] = deque()
-        self.idle: list[Instance] = []  # by how long; the newest is given out first
-        self.alive: dict[str, Instance] = {}
-        self.starting = self.busy = 0
-        self.calls = self.cold = 0
-        self.failures = 0
-        self.not_before_s = 0.0
-        self.dropped = False
-        self.expires_s = inf  # not later than when the first call has waited long enough
-
-    def keep_waiting(self, keep: Callable[[Waiting], bool]) -> None:
-        """Let only those calls wait on."""
-        self.waiting = deque(w for w in self.waiting if keep(w))
-        self.expires_s = min((w.until_s for w in self.waiting), default=inf)
-
-    @property
-    def count(self) -> int:
-        """How many instances it has that do not end."""
-        return len(self.idle) + self.busy + self.starting
 
 
 class NodePool:
@@ -123,8 +24,8 @@ class NodePool:
 
     def __init__(self, new_uid: Callable[[], str]) -> None:
         self._new_uid = new_uid
-        self._functions: dict[str, _Function] = {}
-        self._of: dict[str, _Function] = {}  # by instance uid
+        self._functions: dict[str, ServedFunction] = {}
+        self._of: dict[str, ServedFunction] = {}  # by instance uid
         self._left: dict[str, int] = {}  # what a daemon before left: MiB by instance uid
         self._starting = 0
         self._used_mib = 0
@@ -147,19 +48,13 @@ class NodePool:
             if uid not in mine and not function.dropped:
                 self._drop(function)
         for uid, duty in mine.items():
-            function = self._functions.setdefault(uid, _Function(duty))
-            if function.dropped:
-                function.dropped, function.ready = False, None
-            if function.ready is not None and same_guest(function.ready, duty):
-                function.ready = duty
-            if function.duty != duty:
-                function.failures, function.not_before_s, function.message = 0, 0.0, ""
-            function.duty = duty
+            function = self._functions.setdefault(uid, ServedFunction(duty))
+            function.take(duty)
             self._retire_old(function)
             while function.idle and function.count > duty.instances_max:
                 self._end(function.idle[0])
 
-    def _drop(self, function: _Function) -> None:
+    def _drop(self, function: ServedFunction) -> None:
         """The function is no longer this node's: what runs may end its call."""
         function.dropped = True
         self._refuse_all(function, "NOT_FOUND", "the function is gone from here")
@@ -167,16 +62,16 @@ class NodePool:
             self._end(instance)
         self._forget_empty(function)
 
-    def _forget_empty(self, function: _Function) -> None:
+    def _forget_empty(self, function: ServedFunction) -> None:
         if function.dropped and not function.alive:
             self._functions.pop(function.duty.uid, None)
 
-    def _refuse_all(self, function: _Function, code: str, reason: str) -> None:
+    def _refuse_all(self, function: ServedFunction, code: str, reason: str) -> None:
         for waiting in function.waiting:
             self._refuse(waiting, code, reason)
         function.keep_waiting(lambda _waiting: False)
 
-    def _served(self, function_uid: str) -> _Function | None:
+    def _served(self, function_uid: str) -> ServedFunction | None:
         function = self._functions.get(function_uid)
         return None if function is None or function.dropped else function
 
@@ -208,8 +103,10 @@ class NodePool:
             self._refuse(waiting, "NOT_FOUND", "the function is not served here")
             return
         function.calls += 1
-        if not waiting.patient and len(function.waiting) >= self._soon(function, now_s):
-            self._refuse(waiting, "FUNCTION_THROTTLED", self._why(function))
+        if not waiting.patient and len(function.waiting) >= function.soon(self.free_mib, now_s):
+            self._refuse(
+                waiting, "FUNCTION_THROTTLED", function.why(self._used_mib, self.memory_mib)
+            )
         elif len(function.waiting) >= WAITING_MAX:
             self._refuse(waiting, "FUNCTION_THROTTLED", f"{WAITING_MAX} calls wait already")
         else:
@@ -227,7 +124,7 @@ class NodePool:
         function = self._of[instance_uid]
         instance = function.alive[instance_uid]
         if instance.state == "starting":
-            function.failures, function.not_before_s, function.message = 0, 0.0, ""
+            function.forgive()
             function.cold += 1
             self._left_start(function)
             self._rest(function, instance, now_s)
@@ -239,14 +136,9 @@ class NodePool:
             return
         self._left_start(function)
         self._end(function.alive[instance_uid])
-        function.message = message
+        function.start_failed(message, now_s)
         if code == "FUNCTION_LOAD_FAILED":
             self._refuse_all(function, code, message)
-        if now_s < function.not_before_s:
-            return  # one of many that began together: that is no failure more
-        function.failures += 1
-        pause_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(function.failures - 1, 10))
-        function.not_before_s = now_s + pause_s
 
     def freed(self, instance_uid: str, now_s: float) -> None:
         """Its call has ended, and it answered; its process may be gone since."""
@@ -297,33 +189,18 @@ class NodePool:
                 times.append(function.expires_s)
             if function.not_before_s > now_s and (function.waiting or function.duty.min_warm):
                 times.append(function.not_before_s)
-            if len(function.idle) > self._kept(function):
+            if len(function.idle) > function.kept:
                 times.append(function.idle[0].since_s + function.duty.idle_s)
         return min(times, default=None)
 
     def figures(self, now_s: float) -> list[Figures]:
         """Return a line for each function."""
-        return [self._figures(f, now_s) for f in self._functions.values() if not f.dropped]
+        return [f.figures(self.free_mib, now_s) for f in self._functions.values() if not f.dropped]
 
     def figures_of(self, function_uid: str, now_s: float) -> Figures | None:
         """Return the line of one function, None if it is not served here."""
         function = self._served(function_uid)
-        return self._figures(function, now_s) if function is not None else None
-
-    def _figures(self, function: _Function, now_s: float) -> Figures:
-        return Figures(
-            uid=function.duty.uid,
-            generation=function.duty.generation,
-            built=function.ready is not None,
-            idle=len(function.idle),
-            busy=function.busy,
-            starting=function.starting,
-            room=self._room(function, now_s),
-            waiting=len(function.waiting),
-            calls=function.calls,
-            cold=function.cold,
-            message=function.message,
-        )
+        return function.figures(self.free_mib, now_s) if function is not None else None
 
     def is_ready_for(self, function_uid: str, generation: int) -> bool:
         """Tell whether calls get at least that generation of the code."""
@@ -345,86 +222,68 @@ class NodePool:
         """The memory of all processes, those that end included."""
         return self._used_mib
 
+    @property
+    def free_mib(self) -> int:
+        """The memory that instances may still take; negative after the share shrank."""
+        return self.memory_mib - self._used_mib
+
     # -- inside --
 
     def _refuse(self, waiting: Waiting, code: str, reason: str) -> None:
         self._acts.append(Refuse(waiting.ticket, code, reason))
 
-    def _serve(self, function: _Function, now_s: float, *, may_start: bool) -> None:
+    def _serve(self, function: ServedFunction, now_s: float, *, may_start: bool) -> None:
         while function.waiting and function.idle:
-            instance = function.idle.pop()
-            instance.state, instance.since_s = "busy", now_s
-            function.busy += 1
-            self._acts.append(Give(function.waiting.popleft().ticket, instance))
+            self._acts.append(function.give(now_s))
         if function.waiting:
             self._expire(function, now_s)
         if may_start:
             self._start_wanted(function, now_s)
         self._retire_idle(function, now_s)
 
-    def _expire(self, function: _Function, now_s: float) -> None:
+    def _expire(self, function: ServedFunction, now_s: float) -> None:
         if function.expires_s > now_s:
             return
         code = "FUNCTION_THROTTLED" if function.ready is not None else "FUNCTION_NOT_READY"
         for waiting in function.waiting:
             if waiting.until_s <= now_s:
-                self._refuse(waiting, code, self._why(function))
+                self._refuse(waiting, code, function.why(self._used_mib, self.memory_mib))
         function.keep_waiting(lambda waiting: waiting.until_s > now_s)
 
-    def _start_wanted(self, function: _Function, now_s: float) -> None:
+    def _start_wanted(self, function: ServedFunction, now_s: float) -> None:
         kept = max(0, function.duty.min_warm - len(function.idle) - function.busy)
         wanted = max(len(function.waiting), kept) - function.starting
         if wanted <= 0 or function.ready is None:
             return
-        room = self._room(function, now_s)
+        room = function.room(self.free_mib, now_s)
         if wanted > room and function.waiting:
-            self._make_room(function, wanted - room)
+            for idle in to_end_for(function, list(self._functions.values()), wanted - room):
+                self._end(idle)
         for _ in range(min(wanted, room, STARTS_MAX - self._starting)):
             instance = Instance(self._new_uid(), function.ready, "starting", now_s)
-            function.alive[instance.uid] = instance
-            function.starting += 1
+            function.begin(instance)
             self._starting += 1
             self._used_mib += instance.duty.memory_mib
             self._of[instance.uid] = function
             self._acts.append(Start(instance))
 
-    def _make_room(self, function: _Function, wanted: int) -> None:
-        """End what other functions keep idle, the longest idle first, if memory is what lacks."""
-        if len(function.alive) >= function.duty.instances_max:
-            return
-        ending = sum(
-            i.state == "ending" for f in self._functions.values() for i in f.alive.values()
-        )
-        others = [
-            instance
-            for other in self._functions.values()
-            if other is not function
-            for instance in other.idle[: max(0, len(other.idle) - self._kept(other))]
-        ]
-        others.sort(key=lambda instance: (instance.since_s, instance.uid))
-        for instance in others[: max(0, wanted - ending)]:
-            self._end(instance)
-
-    def _retire_idle(self, function: _Function, now_s: float) -> None:
-        while len(function.idle) > self._kept(function):
+    def _retire_idle(self, function: ServedFunction, now_s: float) -> None:
+        while len(function.idle) > function.kept:
             if function.idle[0].since_s + function.duty.idle_s > now_s:
                 return
             self._end(function.idle[0])
 
-    def _retire_old(self, function: _Function) -> None:
+    def _retire_old(self, function: ServedFunction) -> None:
         """End idle instances of an earlier code, once the newer one can be started."""
         for instance in list(function.idle):
-            if not self._current(function, instance):
+            if not function.is_current(instance):
                 self._end(instance)
 
-    def _current(self, function: _Function, instance: Instance) -> bool:
-        return function.ready is not None and same_guest(instance.duty, function.ready)
-
-    def _rest(self, function: _Function, instance: Instance, now_s: float) -> None:
+    def _rest(self, function: ServedFunction, instance: Instance, now_s: float) -> None:
         instance.state, instance.since_s = "idle", now_s
         function.idle.append(instance)
         over = function.count > function.duty.instances_max
-        if function.dropped or over or not self._current(function, instance):
+        if function.dropped or over or not function.is_current(instance):
             self._end(instance)
 
     def _end(self, instance: Instance) -> None:
@@ -434,42 +293,6 @@ class NodePool:
         instance.state = "ending"
         self._acts.append(End(instance.uid))
 
-    def _left_start(self, function: _Function) -> None:
+    def _left_start(self, function: ServedFunction) -> None:
         function.starting -= 1
         self._starting -= 1
-
-    def _kept(self, function: _Function) -> int:
-        return min(function.duty.min_warm, function.duty.instances_max)
-
-    def _room(self, function: _Function, now_s: float) -> int:
-        """Return how many more instances may start now."""
-        if function.ready is None or now_s < function.not_before_s:
-            return 0
-        by_memory = (self.memory_mib - self._used_mib) // max(1, function.ready.memory_mib)
-        return max(0, min(by_memory, function.duty.instances_max - len(function.alive)))
-
-    def _soon(self, function: _Function, now_s: float) -> int:
-        """Return for how many calls there is an instance, or one is about to be."""
-        return len(function.idle) + function.starting + self._room(function, now_s)
-
-    def _why(self, function: _Function) -> str:
-        if function.ready is None:
-            return function.message or "its guest is being built"
-        duty, alive = function.duty, len(function.alive)
-        if function.message:
-            return function.message
-        if alive >= duty.instances_max:
-            return f"all {alive} instances that this node may have are in use"
-        return f"{self._used_mib} of {self.memory_mib} MiB for functions are in use on this node"
-
-
-def same_guest(one: FunctionDuty, other: FunctionDuty) -> bool:
-    """Tell whether instances of one duty serve the other as well: limits may differ."""
-    return _guest(one) == _guest(other)
-
-
-def _guest(duty: FunctionDuty) -> tuple[object, ...]:
-    return (
-        duty.uid, duty.digest, duty.handler, duty.recipe, duty.memory_mib, duty.vcpus,
-        duty.environment,
-    )  # fmt: skip

@@ -163,3 +163,15 @@ def _duration_problems(
     if least_s <= seconds <= most_s:
         return []
     return [Problem(pointer, f"between {least_s:g} s and {most_s:g} s")]
+
+
+def same_guest(one: FunctionDuty, other: FunctionDuty) -> bool:
+    """Tell whether instances of one duty serve the other as well: limits may differ."""
+    return _guest(one) == _guest(other)
+
+
+def _guest(duty: FunctionDuty) -> tuple[object, ...]:
+    return (
+        duty.uid, duty.digest, duty.handler, duty.recipe, duty.memory_mib, duty.vcpus,
+        duty.environment,
+    )  # fmt: skip

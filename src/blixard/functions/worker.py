@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 
 from blixard.base.errors import BlixardError
-from blixard.functions.pool import Instance
+from blixard.functions.acts import Instance
 from blixard.ports.environment import Environment
 from blixard.ports.hypervisor import (
     PAYLOAD_MAX_BYTES,

@@ -13,9 +13,10 @@ from blixard.api.messages import Response
 from blixard.api.standing import SubCall, SubResource
 from blixard.base.errors import BlixardError
 from blixard.cluster.resources import Resource
+from blixard.functions.acts import WAIT_MAX_S
+from blixard.functions.figures import Figures
 from blixard.functions.gateway import Book, Choice, Summary
 from blixard.functions.loops import FunctionNode
-from blixard.functions.pool import WAIT_MAX_S, Figures
 from blixard.functions.spec import TIMEOUT_MAX_S, FunctionDuties
 from blixard.functions.worker import CallAnswer, CallRequest, unknown
 from blixard.node.messages import FUNCTION_CALL, FUNCTION_SUMMARY, Peer

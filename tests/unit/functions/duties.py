@@ -2,7 +2,8 @@
 
 import itertools
 
-from blixard.functions.pool import Give, NodePool, Start, Waiting
+from blixard.functions.acts import Give, Start, Waiting
+from blixard.functions.pool import NodePool
 from blixard.functions.spec import FunctionDuties, FunctionDuty, FunctionSpec, duty_of
 
 SOURCE = "def handler(event, context):\n    return event\n"

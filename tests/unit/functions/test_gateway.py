@@ -1,5 +1,5 @@
+from blixard.functions.figures import Figures
 from blixard.functions.gateway import STALE_S, Book, Choice, Summary
-from blixard.functions.pool import Figures
 
 
 def line(*, uid="f", idle=0, busy=0, starting=0, room=0, waiting=0, built=True):

@@ -1,6 +1,8 @@
 from math import inf
 
-from blixard.functions.pool import BACKOFF_FIRST_S, WAITING_MAX, End, Give, Refuse, Start
+from blixard.functions.acts import End, Give, Refuse, Start
+from blixard.functions.pool import WAITING_MAX
+from blixard.functions.served import BACKOFF_FIRST_S
 from blixard.functions.spec import FunctionDuties
 from tests.unit.functions.duties import World, duty
 
