@@ -18,6 +18,7 @@ class ServedFunction:
 
     def __init__(self, duty: FunctionDuty) -> None:
         self.duty = duty
+        self.kept = _kept(duty)  # idle instances, however long nobody calls
         self.ready: FunctionDuty | None = None  # the newest whose guest is built
         self.message = ""
         self.waiting: deque[Waiting] = deque()
@@ -40,11 +41,6 @@ class ServedFunction:
         """How many instances it has that do not end."""
         return len(self.idle) + self.busy + self.starting
 
-    @property
-    def kept(self) -> int:
-        """How many idle instances it keeps, however long nobody calls."""
-        return min(self.duty.min_warm, self.duty.instances_max)
-
     def is_current(self, instance: Instance) -> bool:
         """Tell whether an instance has the newest code whose guest is built."""
         return self.ready is not None and same_guest(instance.duty, self.ready)
@@ -57,7 +53,7 @@ class ServedFunction:
             self.ready = duty
         if self.duty != duty:
             self.forgive()
-        self.duty = duty
+        self.duty, self.kept = duty, _kept(duty)
 
     def begin(self, instance: Instance) -> None:
         """Count an instance that is to be started."""
@@ -141,3 +137,7 @@ def to_end_for(
     ]
     others.sort(key=lambda instance: (instance.since_s, instance.uid))
     return others[: max(0, wanted - ending)]
+
+
+def _kept(duty: FunctionDuty) -> int:
+    return min(duty.min_warm, duty.instances_max)
