@@ -1,7 +1,10 @@
 """Every scenario of the table on a seed or two; `blixard sim scenarios` runs the rest."""
 
+import os
 import pathlib
 import runpy
+import subprocess
+import sys
 
 import pytest
 from tests.simulation.mutants import acknowledge_before_sync, patched
@@ -37,6 +40,26 @@ def test_scenario_repeats_itself():
     first, second = (run_scenario("restarts/before-save", 3).trace_hash for _ in range(2))
     assert first == second
     assert first != run_scenario("restarts/before-save", 4).trace_hash
+
+
+ALL = (
+    "from blixard.simulation.scenarios.table import BY_NAME, run_scenario\n"
+    "for name in sorted(BY_NAME): print(name, run_scenario(name, 1).trace_hash)"
+)
+
+
+@pytest.mark.slow
+def test_every_scenario_is_the_same_in_another_process():
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", ALL], env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            stdout=subprocess.PIPE, text=True,
+        )
+        for seed in (1, 2)
+    ]  # fmt: skip
+    first, second = (child.communicate(timeout=600)[0].splitlines() for child in children)
+    assert len(first) == len(BY_NAME)
+    assert first == second
 
 
 def test_unknown_scenario_is_refused():

@@ -211,14 +211,12 @@ def _refuse_osds(given: bool, flag: str) -> None:
 
 def _remove(session: Session, name: str, *, force: bool) -> None:
     """Create the operation that the leader carries out, and follow it."""
-    import secrets
-
     node = session.get(NODE, name)
     kind = "force-remove-node" if force else "remove-node"
     body = {
         "apiVersion": "blixard.dev/v1",
         "kind": OPERATION.name,
-        "metadata": {"name": f"{kind}-{name}-{secrets.token_hex(4)}"[:80].lower()},
+        "metadata": {"name": f"{kind}-{name}-{session.suffix(8)}"[:80].lower()},
         "spec": {"type": kind, "target": name, "targetUid": node["metadata"]["uid"]},
     }
     made = session.write("POST", session.path(OPERATION), body)
@@ -237,7 +235,7 @@ def follow_operation(session: Session, operation: Object) -> None:
     from blixard.cli.following import FOLLOW_S, states
 
     last = ""
-    deadline = session.clock.monotonic() + session.timeout_s(FOLLOW_S)
+    deadline = session.outside.monotonic() + session.timeout_s(FOLLOW_S)
     for found in states(session, OPERATION, name_of(operation), deadline):
         state: dict[str, Any] = (found or {}).get("status", {})
         message = f"{state.get('phase', 'Pending')}: {state.get('message', '')}".rstrip(": ")

@@ -106,16 +106,17 @@ def variable(name: str) -> str:
 class Flags:
     """What the user gave, by flag or by environment.
 
-    *api*, *now_ms* and *clock* replace connection and clocks, for callers that bring their own.
+    *api*, *now_ms* and *outside* replace connection, clocks and entropy, for callers that bring
+    their own.
     """
 
     def __init__(
-        self, environ: Mapping[str, str], *, api: Any = None, now_ms: int = 0, clock: Any = None
+        self, environ: Mapping[str, str], *, api: Any = None, now_ms: int = 0, outside: Any = None
     ) -> None:
         self.environ = environ
         self.api = api
         self.now_ms = now_ms
-        self.clock = clock
+        self.outside = outside
         self.given: dict[str, Any] = {}
 
     def text(self, name: str) -> str:

@@ -21,7 +21,7 @@ def states(session: Session, kind: Kind, name: str, deadline: float) -> Iterator
     A watch that is cut, by a node's end or a compacted revision, begins again with a read.
     """
     begun = False
-    while (remaining := deadline - session.clock.monotonic()) > 0:
+    while (remaining := deadline - session.outside.monotonic()) > 0:
         try:
             found, revision = session.list(kind)
             now = next((o for o in found if o["metadata"]["name"] == name), None)
@@ -40,7 +40,7 @@ def states(session: Session, kind: Kind, name: str, deadline: float) -> Iterator
                 "NO_QUORUM",
             ):
                 raise
-        session.clock.sleep(min(RETRY_S, max(0.0, deadline - session.clock.monotonic())))
+        session.outside.sleep(min(RETRY_S, max(0.0, deadline - session.outside.monotonic())))
 
 
 def wait_for(session: Session, kind: Kind, name: str, goal: Goal, *, timeout_s: float) -> State:
@@ -49,7 +49,7 @@ def wait_for(session: Session, kind: Kind, name: str, goal: Goal, *, timeout_s: 
     Raises:
         BlixardError: TIMEOUT with the last state; NOT_FOUND if it was deleted meanwhile.
     """
-    deadline = session.clock.monotonic() + timeout_s
+    deadline = session.outside.monotonic() + timeout_s
     last = ""
     seen = False
     for resource in states(session, kind, name, deadline):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +15,21 @@ from blixard.base.units import parse_duration_s
 from blixard.cli.flags import Flags
 from blixard.cli.kinds import Kind
 from blixard.cli.output import Object, Output
-from blixard.cli.wire import Api, Clock
+from blixard.cli.wire import Api, Outside
 
 DEFAULT_TIMEOUT_S = 30.0
 CONFLICT_RETRIES = 5
+
+
+class Machine:
+    """The machine's clock and entropy."""
+
+    monotonic = staticmethod(time.monotonic)
+    sleep = staticmethod(time.sleep)
+
+    def entropy(self) -> int:
+        """Return 80 random bits."""
+        return int.from_bytes(os.urandom(10))
 
 
 class Session:
@@ -25,7 +38,7 @@ class Session:
     def __init__(self, flags: Flags) -> None:
         self.flags = flags
         self.stdin: TextIO = sys.stdin
-        self.clock: Clock = flags.clock or time
+        self.outside: Outside = flags.outside or Machine()
         self._api: Api | None = flags.api
         self._namespace = ""
         self._close: Callable[[], None] | None = None
@@ -58,6 +71,13 @@ class Session:
     def dry_run(self) -> bool:
         """Whether nothing may change."""
         return self.flags.on("dry_run")
+
+    def suffix(self, digits: int) -> str:
+        """Return hex digits that make a name new; of a repeated request they are the same again."""
+        repeated = self.flags.text("request_id")
+        if repeated:
+            return hashlib.blake2b(repeated.encode(), digest_size=10).hexdigest()[:digits]
+        return f"{self.outside.entropy():020x}"[-digits:]
 
     def timeout_s(self, default: float = DEFAULT_TIMEOUT_S) -> float:
         """Return --timeout in seconds, or *default*."""

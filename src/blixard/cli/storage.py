@@ -96,7 +96,7 @@ def _report(
 def wait_for_rebalance(session: Session, names: tuple[str, ...]) -> None:
     """Wait until every object has its copies where they belong."""
     wanted = names or [name_of(pool) for pool in session.list(POOL)[0]]
-    deadline = session.clock.monotonic() + session.timeout_s(FOLLOW_S)
+    deadline = session.outside.monotonic() + session.timeout_s(FOLLOW_S)
     for name in wanted:
         _wait(session, POOL, name, deadline)
     session.out.show_value(

@@ -259,10 +259,10 @@ def run(
     *,
     api: Any = None,
     now_ms: int = 0,
-    clock: Any = None,
+    outside: Any = None,
 ) -> int:
     """Run one command line and return the exit code; every error is printed here."""
-    flags = global_flags.Flags(environ, api=api, now_ms=now_ms, clock=clock)
+    flags = global_flags.Flags(environ, api=api, now_ms=now_ms, outside=outside)
     try:
         with root.make_context(root.name, list(arguments), obj=flags) as ctx:
             code = root.invoke(ctx)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
-
 import click
 
 from blixard.cli.conditions import Goal
@@ -46,7 +43,7 @@ def migrate(
     deadline: str | None,
 ) -> None:
     """Move a running instance with its memory and connections, and wait until it has arrived."""
-    name = _name(session, instance)
+    name = f"{instance[:NAME_CHARS_MAX]}-{session.suffix(6)}"
     spec: Object = {"instance": instance}
     if target_node:
         spec["targetNode"] = target_node
@@ -64,14 +61,3 @@ def migrate(
     word = "would be created" if session.dry_run else "created"
     session.out.show_value(made, f"migration/{name} {word}")
     follow(session, MIGRATION, name, ARRIVED)
-
-
-def _name(session: Session, instance: str) -> str:
-    """Return a name that nobody has; a repeated request names the same migration again."""
-    repeated = session.flags.text("request_id")
-    suffix = (
-        hashlib.blake2b(repeated.encode(), digest_size=3).hexdigest()
-        if repeated
-        else secrets.token_hex(3)
-    )
-    return f"{instance[:NAME_CHARS_MAX]}-{suffix}"

@@ -258,7 +258,7 @@ def _runs(session: Session, name: str) -> dict[str, tuple[Any, ...]]:
 
 def _follow_restart(session: Session, name: str, before: dict[str, tuple[Any, ...]]) -> None:
     """Wait until every instance runs anew, then until all are ready."""
-    deadline = session.clock.monotonic() + session.timeout_s(FOLLOW_S)
+    deadline = session.outside.monotonic() + session.timeout_s(FOLLOW_S)
     for _ in states(session, VM, name, deadline):
         now = _runs(session, name)
         if all(now.get(instance) != run for instance, run in before.items()):

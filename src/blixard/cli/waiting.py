@@ -33,13 +33,13 @@ WAIT_S = 60.0
 def wait(session: Session, objects: tuple[str, ...], goal: str) -> None:
     """Wait for a condition; exit code 7 if it does not come within --timeout (60s)."""
     wanted = parse_goal(goal)
-    deadline = session.clock.monotonic() + session.timeout_s(WAIT_S)
+    deadline = session.outside.monotonic() + session.timeout_s(WAIT_S)
     for kind, name in named_objects(objects):
         if not name:
             raise BlixardError(
                 "USAGE", "name the object", hint=f"blixard wait {kind.lower}/NAME --for {goal}"
             )
-        remaining = max(0.1, deadline - session.clock.monotonic())
+        remaining = max(0.1, deadline - session.outside.monotonic())
         state = wait_for(session, kind, name, wanted, timeout_s=remaining)
         session.out.show_value(
             {"object": f"{kind.lower}/{name}", "for": str(wanted), "state": state.sentence},

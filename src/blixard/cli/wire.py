@@ -6,14 +6,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 
-class Clock(Protocol):
-    """How a command waits; the module ``time`` is one."""
+class Outside(Protocol):
+    """What a command takes from the machine that it runs on; a simulated one brings its own."""
 
     def monotonic(self) -> float:
         """Return seconds that only grow."""
 
     def sleep(self, seconds: float, /) -> None:
         """Let time pass."""
+
+    def entropy(self) -> int:
+        """Return 80 random bits."""
 
 
 class ByteStream(Protocol):

@@ -74,7 +74,7 @@ class Shell:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = run(
                 self._root, list(arguments), {"NO_COLOR": "1"}, api=self.client,
-                now_ms=self.outside.time_ms(), clock=self.outside,
+                now_ms=self.outside.time_ms(), outside=self.outside,
             )  # fmt: skip
         self._stage.run_for(0)
         return Ran(code, out.getvalue(), err.getvalue())
