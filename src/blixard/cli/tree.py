@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import click
 
-from blixard.base.errors import BlixardError
 from blixard.cli import flags as global_flags
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -224,6 +223,8 @@ def lacking(**features: str) -> Callable[[F], F]:
         def checked(session: Any, /, **options: Any) -> Any:
             for name, feature in features.items():
                 if options.pop(name) is not None:
+                    from blixard.base.errors import BlixardError
+
                     raise BlixardError(
                         "FEATURE_ABSENT",
                         f"--{name.replace('_', '-')} needs {feature}, which this version lacks",
