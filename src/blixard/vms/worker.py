@@ -227,9 +227,8 @@ class Worker:
         else:
             await self._tools.hypervisor.shutdown(self.uid, grace_s=STOP_GRACE_S)
         if self.assignment is None:
-            await (
-                self.disks.leave()
-            )  # while a daemon that starts now still finds what is to be left
+            # Now: a daemon that starts later finds no process, and so not what is to be left.
+            await self.disks.leave()
         await self._tools.hypervisor.forget(self.uid)
         self.history = History(restarts=self.history.restarts)
         self.reporter.go("exited")
