@@ -81,8 +81,9 @@ def stays_with_its_data(stage: Stage) -> None:
 
 
 def never_ready(stage: Stage) -> None:
-    """A guest wrote, and was not yet ready when its host lost power; its VM is deleted and made
-    again: it waits for the host with the data, and begins nowhere else with an empty disk.
+    """A guest wrote, and its host lost power before it was ready: its VM, made again, waits for it.
+
+    It begins nowhere else with an empty disk, and the volume goes when it is deleted.
     """
     shell = _begin(stage)
     for host in stage.world.hosts:
